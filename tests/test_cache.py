@@ -188,7 +188,7 @@ def test_a_blob_gets_its_artifact_at_once(store: Cache) -> None:
     artifact = store.root / "artifacts/name/0123/lib.tar"
     obtained(store, artifact)
     blob = store.path(PINNED.digest)
-    assert os.path.samefile(blob, artifact)
+    assert blob.samefile(artifact)
     assert store.shelf.memo.get(Fingerprint.of(artifact.lstat())) == PINNED.digest.hex
 
 

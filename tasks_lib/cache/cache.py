@@ -229,8 +229,9 @@ class Cache:
         """Link a new blob at `artifact`, unless that exists or fails: `publish` finds out, and reports an error."""
         with contextlib.suppress(OSError):
             # no directory is synced: a link that a power loss removes is created again
-            self._directories.make(os.path.dirname(artifact), "fast")  # noqa: PTH120  # for thousands of files
-            system_calls.link_open_file(descriptor, artifact, known_as=blob)
+            place = str(artifact)
+            self._directories.make(files.parent_of(place), "fast")
+            system_calls.link_open_file(descriptor, place, known_as=blob)
 
     def _named(
         self, descriptor: int, temporary: Path | None, integrity: Integrity, final: str
@@ -260,9 +261,8 @@ class Cache:
                 temporary.path.unlink()
         return temporary.spool(directory)
 
-    @contextlib.contextmanager
-    def partial(self, integrity: Integrity) -> Iterator[Partial]:
-        """Yield the resumable download of a blob; the caller holds `lock` of its digest.
+    def partial(self, integrity: Integrity) -> contextlib.AbstractContextManager[Partial]:
+        """Open the resumable download of a blob; the caller holds `lock` of its digest.
 
         Raises:
             CacheUnavailableError: the cache is not writable.
@@ -275,8 +275,7 @@ class Cache:
                 files.require_space(directory, integrity.size - existing_size)
         except OSError as error:
             raise files.cache_error(place, error, integrity.size) from error
-        with open_partial(place, self._directory("quarantine"), integrity, existing_size) as partial:
-            yield partial
+        return open_partial(place, lambda: self._directory("quarantine"), integrity, existing_size)
 
     def _resumable(self, place: str) -> int:
         """Return how many bytes an earlier download left; remove a file that cannot be resumed.
@@ -415,7 +414,7 @@ class Cache:
             BlobMissingError, BlobCorruptError: as `open`.
             CacheUnavailableError: `path` is not writable.
         """
-        directory = os.path.dirname(path)  # noqa: PTH120  # for thousands of files
+        directory = files.parent_of(str(path))
         with self.open(integrity) as file:
             try:
                 # no directory is synced: a link that a power loss removes is created again

@@ -36,7 +36,9 @@ _FULL_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
-def open_partial(place: str, quarantine: Path, expected: Integrity, existing_size: int) -> Iterator[Partial]:
+def open_partial(
+    place: str, quarantine: Callable[[], Path], expected: Integrity, existing_size: int
+) -> Iterator[Partial]:
     """Yield the download at `place`; delete it if the disk is full, so that it does not occupy the last space.
 
     Raises:
@@ -68,8 +70,11 @@ class Partial:
     with that of its blob, None if something else is to be checked first.
     """
 
-    def __init__(self, place: str, quarantine: Path, expected: Integrity, existing_size: int) -> None:
-        """Continue the file at `place`, which has `existing_size` bytes, or begin in memory."""
+    def __init__(self, place: str, quarantine: Callable[[], Path], expected: Integrity, existing_size: int) -> None:
+        """Continue the file at `place`, which has `existing_size` bytes, or begin in memory.
+
+        `quarantine` returns the directory for wrong bytes, and creates it.
+        """
         self._place, self._aside = place, quarantine
         self.expected = expected
         self._digest = BackgroundHash(expected.digest.algorithm, expected.size)
@@ -306,7 +311,7 @@ class Partial:
     def quarantine(self, reason: str) -> Path:
         """Move the wrong bytes to quarantine with a note of the reason; return their path, keep an empty partial."""
         self._spill()
-        aside = Quarantine(self._aside).take(self._path, f"{self._digest.hexdigest()}.download", reason)
+        aside = Quarantine(self._aside()).take(self._path, f"{self._digest.hexdigest()}.download", reason)
         os.close(self._file)
         self._file = os.open(self._path, _FLAGS | os.O_TRUNC, 0o600)
         self.restart("")

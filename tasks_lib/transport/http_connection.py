@@ -391,7 +391,7 @@ class RawResponse:
         self.status: int = response.status
         self.reason: str = response.reason or ""
         fields = self._plain.plain_fields if self._plain else None
-        self.headers: Fields = Fields(response.headers.iteritems()) if fields is None else fields
+        self.headers: Fields = Fields([*response.headers.iteritems()]) if fields is None else fields
         self.broken = False
 
     @property

@@ -6,7 +6,7 @@ import email.parser
 import http.client
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Self, cast
 
 #: An unambiguous field line. Source: RFC 9110 section 5.6.2 (token), RFC 9112 section 5.
@@ -86,7 +86,13 @@ class Fields(Mapping[str, str]):
 
     __slots__ = ("_values",)
 
-    def __init__(self, given: Iterable[tuple[str, str]]) -> None:
+    def __init__(self, given: Sequence[tuple[str, str]]) -> None:
+        self._values = {name.lower(): value for name, value in given}
+        if len(self._values) < len(given):
+            self._values = self._joined(given)
+
+    @staticmethod
+    def _joined(given: Iterable[tuple[str, str]]) -> dict[str, str]:
         values: dict[str, str] = {}
         repeated: dict[str, dict[str, None]] = {}
         for name, value in given:
@@ -97,7 +103,7 @@ class Fields(Mapping[str, str]):
                 values[key] = value
         for key, several in repeated.items():
             values[key] = ", ".join(several)
-        self._values = values
+        return values
 
     def __getitem__(self, name: str) -> str:
         return self._values[name.lower()]
@@ -140,7 +146,7 @@ class PlainHead(NamedTuple):
         if found is None:
             return None
         lines = found[3].decode("ascii").split("\r\n")
-        fields = Fields((name, value.strip(" \t")) for name, _, value in (line.partition(":") for line in lines[:-1]))
+        fields = Fields([(name, value.strip(" \t")) for name, _, value in [line.partition(":") for line in lines[:-1]]])
         length = fields.get("content-length", "")
         is_framed = _LENGTH_VALUE.fullmatch(length) and "transfer-encoding" not in fields
         if not is_framed or fields.get("connection", "keep-alive").lower() != "keep-alive":

@@ -131,14 +131,17 @@ class TaskRun:
             self.outcome, self.message = "skipped", str(event.facts["reason"])
 
     def _begin(self, name: str, at_s: float, facts: Facts) -> None:
-        if self.phases:
-            self.phases[-1].end_s = self.phases[-1].end_s or at_s
-        if len(self.phases) >= MAX_PHASES:
-            self.phases.pop(1)
-        # git and hg report the URL in the phase `connect`
-        url = self.phases[-1].url if name == "body" and self.phases and "url" not in facts else facts.get("url", "")
-        total, resumed = int(facts.get("total", 0)), int(facts.get("resumed", 0))
-        self.phases.append(Phase(name, at_s, str(url), total, resumed, str(facts.get("store", ""))))
+        before = self.phases[-1] if self.phases else None
+        known = facts.get
+        url = known("url", "")
+        if before is not None:
+            before.end_s = before.end_s or at_s
+            if name == "body" and "url" not in facts:  # git and hg report the URL in the phase `connect`
+                url = before.url
+            if len(self.phases) >= MAX_PHASES:
+                self.phases.pop(1)
+        total, resumed = int(known("total", 0)), int(known("resumed", 0))
+        self.phases.append(Phase(name, at_s, str(url), total, resumed, str(known("store", ""))))
         self._flow = None
 
     def _advance(self, size: int, at_s: float) -> None:
