@@ -24,6 +24,8 @@ from tasks_lib.errors import AllSourcesFailedError
 from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import Silent
 from tasks_lib.transport import Transport
+from tasks_lib.transport.deadline import Deadline
+from tasks_lib.transport.deadline_socket import DeadlineSocket
 from tests.origin import Answer, Origin, OriginRequest, in_turn, ranged, raw, reply, serving
 from tests.test_downloader import BODY, CHUNKED, PINNED, wanted
 
@@ -490,6 +492,25 @@ def test_bad_connections_are_not_reused(case: str, origin: Origin, tmp_path: Pat
     Downloader(other, transport, Policy(retries=0)).obtain(wanted(f"{origin.url}/b"), Silent())
     assert [request.connection for request in origin.requests] == [1, 2]
     assert other.has(PINNED)
+
+
+def test_a_large_body_is_gathered() -> None:
+    """A wait for a large body lasts until many bytes have arrived or a moment has passed; the next head needs one."""
+    deadline = Deadline(TransportSettings(), time.monotonic() + TIMEOUT_S)
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as near:
+        far, _ = server.accept()
+        sock = DeadlineSocket(near, deadline)
+        deadline.reading()
+        with far:
+            view = memoryview(bytearray(2000))
+            sock.gather(1000)
+            assert near.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1000
+            far.sendall(b"x" * 1500)
+            assert sock.receive(view) == 1500
+            far.sendall(b"y" * 10)
+            assert sock.receive(view) == 10
+            sock.serve(deadline)
+            assert near.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
 
 
 # --- hosts --------------------------------------------------------------------------------------

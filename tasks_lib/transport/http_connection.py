@@ -36,6 +36,8 @@ _MAX_IDLE: Final = 32
 
 #: Bytes per read of a body that is sent.
 _SENT: Final = 1 << 18
+#: Bytes of a body that one wait gathers, if so many are missing.
+_GATHERED: Final = 256 << 10
 #: Most bytes that are received at once while the head of a response is expected.
 _BEGIN: Final = 64 << 10
 
@@ -391,6 +393,7 @@ class RawResponse:
         self.status: int = response.status
         self.reason: str = response.reason or ""
         fields = self._plain.plain_fields if self._plain else None
+        self._gathers = False  # whether waits for the body last until many bytes have arrived
         self.headers: Fields = Fields([*response.headers.iteritems()]) if fields is None else fields
         self.broken = False
 
@@ -457,7 +460,11 @@ class RawResponse:
             return cast(bytes, self._raw.read1(size, decode_content=False))
         if not plain.left:
             return b""
-        chunk: bytes = cast(Any, plain.fp).read1(min(size, plain.left))
+        size = min(size, plain.left)
+        if plain.left >= _GATHERED or self._gathers:
+            self._gathers = True
+            cast(DeadlineSocket, self._connection.sock).gather(min(size, _GATHERED))
+        chunk: bytes = cast(Any, plain.fp).read1(size)
         self.broken = not chunk
         plain.left -= len(chunk)
         return chunk
