@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -56,6 +57,7 @@ def cluster(top: Path, *, workers: int = 2, **environ: str) -> Iterator[Cluster]
         port = probe.getsockname()[1]
     environment = {**CLEAN, "PYTHONPATH": PYTHONPATH, "FETCH_STORE": store.as_uri(), "FETCH_STORE_WRITE": "always"}
     environment |= {"FETCH_RETRIES": "0", "FETCH_DURABILITY": "fast", **environ}
+    scheme = "tls" if any("TLS" in name for name in environ) else "tcp"
     started: list[subprocess.Popen[bytes]] = []
 
     def start(name: str, *words: str) -> subprocess.Popen[bytes]:
@@ -75,12 +77,12 @@ def cluster(top: Path, *, workers: int = 2, **environ: str) -> Iterator[Cluster]
         return started[-1]
 
     try:
-        scheduler = start("scheduler", "dask_scheduler", "--port", str(port))
+        scheduler = start("scheduler", "dask_scheduler", "--port", str(port), "--protocol", scheme)
         options = ("--nthreads", "1", "--no-nanny", "--local-directory", "scratch")
-        some = [start(f"w{one}", "dask_worker", f"tcp://127.0.0.1:{port}", *options) for one in range(workers)]
+        some = [start(f"w{one}", "dask_worker", f"{scheme}://127.0.0.1:{port}", *options) for one in range(workers)]
         for one in range(workers):
             until(lambda one=one: "Registered to" in (top / f"w{one}/log").read_text())
-        yield Cluster(f"dask://127.0.0.1:{port}", scheduler, some, store)
+        yield Cluster(f"{scheme.replace('tcp', 'dask')}://127.0.0.1:{port}", scheduler, some, store)
     finally:
         for process in started:
             process.kill()
@@ -193,6 +195,34 @@ def test_what_travels(tmp_path: Path, origin: Origin) -> None:
         assert refused.returncode == 3 and "only fetches and repacks run on other machines" in refused.stdout
         named = doit(place, "run", "--on", one.address, "fetch:b")
         assert named.returncode == 0 and "1 adopted" in named.stdout, named.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_tls(tmp_path: Path, repository: Path, origin: Origin) -> None:
+    """Over TLS, certificates of Dask's configuration authenticate both sides; a client without one is refused."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=dask"]
+    subprocess.run([*words, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    tls = {"CA_FILE": certificate, "REQUIRE_ENCRYPTION": "true"}
+    tls |= {
+        f"{role}__{name}": path
+        for role in ("SCHEDULER", "WORKER", "CLIENT")
+        for name, path in (("CERT", certificate), ("KEY", key))
+    }
+    environ = {
+        f"DASK_DISTRIBUTED__COMM__{'' if name.startswith('REQUIRE') else 'TLS__'}{name}": str(value)
+        for name, value in tls.items()
+    }
+    with cluster(tmp_path / "cluster", workers=2, **environ) as one:
+        refused = doit(repository, "run", "--on", one.address)
+        assert refused.returncode == 3 and "distributed.comm.tls" in refused.stdout, refused.stdout
+        assert not origin.requests
+        done = doit(repository, "run", "--on", one.address, **environ)
+        assert done.returncode == 0, done.stdout
+        assert one.blobs() == {hashlib.sha256(body).hexdigest() for body in FILES.values()}
+        plain = doit(repository, "run", "--on", one.address.replace("tls:", "dask:"))
+        assert plain.returncode == 3 and "cannot reach the Dask scheduler" in plain.stdout, plain.stdout
 
 
 @pytest.mark.slow

@@ -12,10 +12,13 @@ from typing import Any
 import msgspec
 import pytest
 from doit.cmd_base import ModuleTaskLoader
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tasks_lib import session
 from tasks_lib.definitions import FetchesEntry, StaticUrl, Toolchain, parser
 from tasks_lib.definitions.codec import decode, encode
+from tasks_lib.definitions.packed import PackedDefinitions
 from tasks_lib.definitions.yaml_tree import Tree
 from tasks_lib.engine.dodo import task_fetchdefs
 from tasks_lib.engine.loader import Loader
@@ -331,3 +334,64 @@ def test_a_glob_loads_what_it_selects(words: str, repository: Path, monkeypatch:
         {f"{a}{n}" for a in "abz" for n in range(3)} | {"u1", "u2"} if expected is None else set(expected.split())
     )
     assert not loaded or set(here) <= loaded
+
+
+OPERATIONS = st.lists(st.tuples(st.sampled_from(["set", "delete", "add"]), st.integers(0, 12), st.integers(1, 3)))
+
+
+@given(operations=OPERATIONS, most_fresh=st.integers(1, 6))
+def test_packed_definitions_are_a_mapping(operations: list[tuple[str, int, int]], most_fresh: int) -> None:
+    """Encoded or not, the definitions are those of a dict, in its order."""
+    packed: PackedDefinitions[Toolchain] = PackedDefinitions(most_fresh)
+    expected: dict[str, Toolchain] = {}
+    for word, number, line in operations:
+        name, value = f"t{number}", Toolchain(name=f"t{number}", description="d", fetches=(), file="f", line=line)
+        if word == "delete" and name in expected:
+            del expected[name], packed[name]
+        elif word == "set":
+            expected[name] = packed[name] = value
+        elif word == "add" and name not in expected:
+            expected[name] = value
+            packed.add_encoded({name: encode(value)})
+        assert len(packed) == len(expected) and len(packed.fresh) < most_fresh
+    assert list(packed.items()) == list(expected.items())
+    assert list(reversed(packed)) == list(reversed(expected))
+    assert packed.encoded() == {name: encode(one) for name, one in expected.items()}
+    assert all(name in packed for name in expected) and "other" not in packed
+
+
+def test_many_definitions_are_encoded(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many definitions the first load and the next ones return what a load without a cache returns."""
+    monkeypatch.setattr(parser, "MANY", 2)
+    plain = load(directory)
+    for _ in range(2):
+        kept = load(directory, DefinitionCache(directory / "kept", "code"))
+        assert list(kept.fetches) == list(plain.fetches) and list(kept.toolchains) == list(plain.toolchains)
+        assert {name: encode(one) for name, one in kept.fetches.items()} == {
+            name: encode(one) for name, one in plain.fetches.items()
+        }
+        assert kept.fetch("other").name == "commit"
+    headers = plain.fetches["signed"].source.headers  # type: ignore[union-attr]
+    assert [str(value) for _, value in headers] == ["b"], "a load without a cache keeps the values of headers"
+
+
+@given(
+    names=st.lists(st.text("ab", min_size=1, max_size=4), unique=True, max_size=30),
+    asked=st.lists(st.text("ab\0", max_size=4), max_size=60),
+    chunk=st.sampled_from([1, 3, 512]),
+)
+def test_a_block_has_each_definition(names: list[str], asked: list[str], chunk: int) -> None:
+    """Whatever the order of the questions, a name leads to its own bytes, and other names to none."""
+    texts = {name: f"definition {name} ".encode() * 9 for name in names}
+    before, definition_cache._CHUNK = definition_cache._CHUNK, chunk  # type: ignore[misc]
+    try:
+        lazy: definition_cache.LazyDefinitions[Any] = definition_cache.LazyDefinitions(
+            definition_cache.Block.of(texts), {}
+        )
+        for name in [*asked, *names, *asked]:
+            assert (name in lazy) is (name in texts)
+            if name in texts:
+                assert bytes(lazy.text(name)) == texts[name]
+        assert list(lazy) == names and len(lazy) == len(names)
+    finally:
+        definition_cache._CHUNK = before  # type: ignore[misc]

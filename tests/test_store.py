@@ -65,6 +65,14 @@ def test_a_list_of_addresses_keeps_its_order() -> None:
     assert [one.url for one in found] == ["https://b/x", "file:///y"]
 
 
+def test_names_and_none() -> None:
+    """A store is named by its host, two on one host by their URLs; `none` is no store."""
+    assert [one.name for one in parse_stores("https://b/x,https://c/y")] == ["b", "c"]
+    names = [one.name for one in parse_stores("https://b/x,https://b/y,https://c/z")]
+    assert names == ["https://b/x", "https://b/y", "c"]
+    assert parse_stores("none") == parse_stores("") == ()
+
+
 @pytest.mark.parametrize(
     ("text", "private"),
     [("https://h/x", True), ("http://h/x", False), ("http://127.0.0.1/x", True), ("http://localhost:9/x", True), ("http://[::1]/x", True)],

@@ -528,8 +528,10 @@ def test_a_store_that_cannot_be_written_to(shared: Farm, status: str, mode: str,
         else:
             reply(b"", "404 Not Found")(connection, request)
 
+    progress = "quiet" if status.startswith("403") else "lines"  # it names what failed
     with serving(_Everything(answer)) as store:
-        done = shared.run(shared.checkout("a"), FETCH_STORE=f"{store.url}/x", FETCH_STORE_WRITE=mode)
+        words = {"FETCH_STORE": f"{store.url}/x", "FETCH_STORE_WRITE": mode, "FETCH_PROGRESS": progress}
+        done = shared.run(shared.checkout("a"), **words)
     assert done.returncode == code, done.stdout
     assert f"HTTP {status[:3]}" in done.stdout and "not written" in done.stdout
 

@@ -5,7 +5,7 @@ Pure: no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from typing import Final
 
 from tasks_lib.definitions.schema import suggest
@@ -56,8 +56,8 @@ def cross_check(
 
 
 def find_unavailable(
-    fetches: dict[str, Fetch],
-    toolchains: dict[str, Toolchain],
+    fetches: MutableMapping[str, Fetch],
+    toolchains: MutableMapping[str, Toolchain],
     trees: Collection[str],
     known: Mapping[str, RefusedDefinition],
 ) -> Iterator[tuple[str, str, Problem]]:
@@ -96,7 +96,7 @@ def find_unavailable(
 
 
 def remove_toolchains(
-    problems: Mapping[str, Problem], toolchains: dict[str, Toolchain], definitions: Definitions
+    problems: Mapping[str, Problem], toolchains: MutableMapping[str, Toolchain], definitions: Definitions
 ) -> Iterator[tuple[str, str, Problem]]:
     """Remove the toolchains that have these problems, by name, and their users; yield task, name and problem of each.
 
@@ -114,8 +114,8 @@ def remove_toolchains(
 
 def _removed(
     conflicts: Iterable[tuple[Fetch | Toolchain, Problem]],
-    fetches: dict[str, Fetch],
-    toolchains: dict[str, Toolchain],
+    fetches: MutableMapping[str, Fetch],
+    toolchains: MutableMapping[str, Toolchain],
     users: Mapping[str, list[str]],
 ) -> Iterator[tuple[str, str, Problem]]:
     """Remove the definitions with these problems and their users; yield task, name and problem of each."""
@@ -151,8 +151,8 @@ def _needs(toolchain: Toolchain) -> list[tuple[str, str]]:
 def _all_aliases(
     fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain], report: Report
 ) -> tuple[Aliases, Aliases]:
-    named = [(fetch, (fetch.alias,) if fetch.alias else ()) for fetch in fetches.values()]
-    others = [(one, one.aliases) for one in toolchains.values()]
+    named = ((fetch, (fetch.alias,)) for fetch in fetches.values() if fetch.alias)
+    others = ((one, one.aliases) for one in toolchains.values() if one.aliases)
     return (
         _aliases(fetches, named, "fetch-alias", report),
         _aliases(toolchains, others, "run.toolchain-alias", report),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,6 +22,7 @@ from tasks_lib.definitions.cross_check import cross_check, find_unavailable, rem
 from tasks_lib.definitions.fetch import FETCH, read_fetch
 from tasks_lib.definitions.fields import NAME, RESERVED_NAMES, check_name, read_relative_path
 from tasks_lib.definitions.mirrors import Mirrors, find_unknown_groups, read_mirrors
+from tasks_lib.definitions.packed import MANY, PackedDefinitions
 from tasks_lib.definitions.schema import FieldError, Location, matcher, schema_of, suggest
 from tasks_lib.definitions.toolchain import TOOLCHAIN, read_toolchain
 from tasks_lib.definitions.values import Definitions, Fetch, RefusedDefinition, StaticUrl, Toolchain
@@ -80,10 +82,11 @@ class SourceFile:
 
 @dataclass(slots=True)
 class _Reading:
+    fetches: PackedDefinitions[Fetch]
+    toolchains: PackedDefinitions[Toolchain]
     problems: list[Problem] = field(default_factory=list)
-    fetches: dict[str, Fetch] = field(default_factory=dict)
-    toolchains: dict[str, Toolchain] = field(default_factory=dict)
     refused: dict[str, RefusedDefinition] = field(default_factory=dict)
+    platforms: dict[str, tuple[str, ...]] = field(default_factory=dict)
     kinds: dict[str, Problem] = field(default_factory=dict)  # why a whole kind is refused
     mirrors: Mirrors | None = None
 
@@ -98,8 +101,8 @@ class _Reading:
             if memory is not None and (len(self.problems), len(self.refused)) == before[:2]:
                 memory.keep(source, defaults, _added(self.fetches, before[2]), _added(self.toolchains, before[3]))
             return
-        self.fetches |= found[0]
-        self.toolchains |= found[1]
+        self.fetches.add_encoded(found[0])
+        self.toolchains.add_encoded(found[1])
 
     def file(self, source: SourceFile, defaults: Tree | None) -> Tree | None:
         """Read one file; return the task defaults that it sets for its kind.
@@ -165,9 +168,12 @@ class _Reading:
         return defaults
 
     def place(self, trees: Collection[str]) -> None:
-        """Apply the mirrors to each download; `trees` are the files of Taskgraph trees."""
+        """Apply the mirrors to each download, and note its platforms; `trees` are the files of Taskgraph trees."""
         mirrors = self.mirrors or Mirrors()
-        for name, fetch in list(self.fetches.items()):
+        for name in list(self.fetches):
+            fetch = self.fetches[name]
+            if fetch.platforms:
+                self.platforms[name] = tuple(platform for platform, _ in fetch.platforms)
             sources = [one for one in fetch.sources if isinstance(one, StaticUrl)]
             if not sources:
                 continue
@@ -232,7 +238,7 @@ class _Reading:
                 self.toolchains[name] = toolchain
 
 
-def _added(known: dict[str, Any], before: int) -> list[str]:
+def _added(known: PackedDefinitions[Any], before: int) -> list[str]:
     """Return the names that a mapping got since it had `before` names; the others are not visited."""
     return list(islice(reversed(known), len(known) - before))[::-1]
 
@@ -274,14 +280,14 @@ def _first(tree: Tree, *keys: str) -> Node | None:
 class ParseCache(Protocol):
     """A cache of the definitions in single files: read before a file is parsed, updated after."""
 
-    def recall(self, source: SourceFile, defaults: object) -> tuple[dict[str, Fetch], dict[str, Toolchain]] | None:
-        """Return the definitions of the file, or None if it must be parsed."""
+    def recall(self, source: SourceFile, defaults: object) -> tuple[dict[str, bytes], dict[str, bytes]] | None:
+        """Return the encoded fetches and toolchains of the file, or None if it must be parsed."""
 
     def keep(self, source: SourceFile, defaults: object, fetches: Iterable[str], toolchains: Iterable[str]) -> None:
         """Record the names that a file without problems defines."""
 
 
-def parse(files: Collection[SourceFile], memory: ParseCache | None = None) -> Definitions:
+def parse(files: Iterable[SourceFile], memory: ParseCache | None = None) -> Definitions:
     """Return the definitions of all files, which may refer to each other.
 
     A `kind.yml` sets defaults for the files of its kind that follow it. In a Taskgraph tree, a definition that is
@@ -290,14 +296,16 @@ def parse(files: Collection[SourceFile], memory: ParseCache | None = None) -> De
     Raises:
         DefinitionError: it contains all problems of all files, in reading order.
     """
-    reading = _Reading()
+    fresh = MANY if memory is not None else sys.maxsize  # an encoded definition loses the values of its headers
+    reading = _Reading(PackedDefinitions(fresh), PackedDefinitions(fresh))
     defaults: dict[str, Tree | None] = {}
+    trees: set[str] = set()
     for source in files:
+        trees |= {source.path} if source.root else set()
         if source.kind == "mirrors" or is_kind_file(source.path):
             defaults[source.kind] = reading.file(source, defaults.get(source.kind))
         else:
             reading.known(source, defaults.get(source.kind), memory)
-    trees = {source.path for source in files if source.root}
     reading.place(trees)
     for task, name, problem in find_unavailable(reading.fetches, reading.toolchains, trees, reading.refused):
         reading.refuse(task, name, problem)
@@ -308,11 +316,7 @@ def parse(files: Collection[SourceFile], memory: ParseCache | None = None) -> De
         fetches=reading.fetches,
         toolchains=reading.toolchains,
         refused=tuple(reading.refused.values()),
-        _platforms={
-            name: tuple(platform for platform, _ in one.platforms)
-            for name, one in reading.fetches.items()
-            if one.platforms
-        },
+        _platforms={name: platforms for name, platforms in reading.platforms.items() if name in reading.fetches},
         _fetch_aliases=fetch_aliases,
         _toolchain_aliases=toolchain_aliases,
     )

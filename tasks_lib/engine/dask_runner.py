@@ -217,7 +217,8 @@ def connect(address: str) -> Any:
         return Client(target, timeout=_CONNECT_S, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, TypeError) as error:
         reason = escape_text(str(error))[:200]
+        certificates = ", or check distributed.comm.tls in Dask's configuration" if scheme == "tls" else ""
         raise ToolError(
             f"cannot reach the Dask scheduler at {escape_text(address)}: {reason}",
-            hint="start it with `dask scheduler`, or check the address",
+            hint=f"start it with `dask scheduler`, or check the address{certificates}",
         ) from error

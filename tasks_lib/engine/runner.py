@@ -117,8 +117,10 @@ class PooledRunner(Runner):
             self._end_workers()
 
     def _end_workers(self) -> None:
-        """End the threads, and wait for them: one that still runs when the interpreter ends keeps the namespace of
-        dodo.py, and a file that dodo.py left open is then closed without a flush. A task that hangs keeps its thread.
+        """End the threads, and wait for them; a task that hangs keeps its thread.
+
+        A thread that still runs when the interpreter ends keeps the namespace of dodo.py, and a file that dodo.py left
+        open is then closed without a flush.
         """
         for workers in self._workers.values():
             for _ in workers.threads:

@@ -187,7 +187,7 @@ def _replace(final: str | Path, scratches: Path, give: Callable[[str | Path], No
             scratch.unlink(missing_ok=True)  # a rename onto the same file leaves both names
 
 
-def write_best_effort(path: Path, content: bytes, mode: int = 0o600) -> None:
+def write_best_effort(path: Path, content: bytes | bytearray, mode: int = 0o600) -> None:
     """Write a file atomically, by default accessible only to its owner; ignore errors.
 
     Temporary files of killed runs are removed. If another process writes the same file at the same time, its write may

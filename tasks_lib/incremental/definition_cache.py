@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import accumulate
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
@@ -18,6 +18,7 @@ import msgspec
 
 from tasks_lib.definitions import Definitions, Fetch, StaticUrl, Toolchain
 from tasks_lib.definitions.codec import decode, decode_refused, encode
+from tasks_lib.definitions.packed import PackedDefinitions
 from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.fs.trust import NOBODY, Trust
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 
 #: Bytes of the digest of a definition, which only detects changes; an attacker gains nothing from a collision.
 _DIGEST_BYTES: Final = 8
+#: Definitions to a chunk: a single one is decoded with the others of its chunk, in a twentieth of a millisecond.
+_CHUNK: Final = 512
 #: The first bytes of the file; raise the number when its layout changes.
-_MAGIC: Final = b"doit-fetch definitions 7\n"
+_MAGIC: Final = b"doit-fetch definitions 8\n"
 #: Lookups in the text of all names before a table is built, which takes as long as fifty lookups.
 _GLANCES: Final = 16
 
@@ -46,23 +49,42 @@ class Block(msgspec.Struct, array_like=True):
         names: each with a NUL before and after it.
         ends: the end of each in `texts`, as eight-byte integers.
         digests: of each, eight bytes.
-        texts: the encoded definitions.
+        chunks: the encoded definitions, `_CHUNK` to a chunk; compressed if there are several.
     """
 
     names: str
     ends: bytes
     digests: bytes
-    texts: memoryview
+    chunks: list[memoryview]
 
     @classmethod
     def of(cls, texts: Mapping[str, bytes]) -> Block:
         """Return the block of these texts."""
+        values = iter(texts.values())
+        chunks = [memoryview(b"".join(chunk)) for chunk in iter(lambda: list(islice(values, _CHUNK)), [])]
+        if len(chunks) > 1:
+            compress = _zstandard().ZstdCompressor(level=1).compress
+            chunks = [memoryview(compress(chunk)) for chunk in chunks]
         return cls(
             "".join(f"\0{name}" for name in texts) + "\0",
             array("Q", accumulate(map(len, texts.values()))).tobytes(),
             b"".join(hashlib.blake2b(text, digest_size=_DIGEST_BYTES).digest() for text in texts.values()),
-            memoryview(b"".join(texts.values())),
+            chunks,
         )
+
+    def chunk(self, number: int) -> memoryview:
+        """Return the definitions of a chunk.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        if len(self.chunks) == 1:
+            return self.chunks[0]
+        zstandard = _zstandard()
+        try:
+            return memoryview(zstandard.ZstdDecompressor().decompress(self.chunks[number]))
+        except zstandard.ZstdError as error:
+            raise ValueError("a chunk of cached definitions is damaged") from error
 
 
 class CachedDefinitions(msgspec.Struct, array_like=True):
@@ -94,6 +116,8 @@ class LazyDefinitions(Mapping[str, Value], Generic[Value]):
         self._ends = array("Q", block.ends)
         self._places: dict[str, int] = {}
         self._glances = 0
+        self._last = 0, 0  # of the name that was found last: its position in `names`, its number
+        self._chunk = -1, memoryview(b"")  # the chunk that was used last, and its number
 
     def __getitem__(self, name: str) -> Value:
         if name not in self._made:
@@ -118,7 +142,12 @@ class LazyDefinitions(Mapping[str, Value], Generic[Value]):
         place = self._place(name)
         if place < 0:
             raise KeyError(name)
-        return self._block.texts[self._ends[place - 1] if place else 0 : self._ends[place]]
+        number = place // _CHUNK
+        known, chunk = self._chunk  # one assignment for both: other threads read, too
+        if known != number:
+            self._chunk = number, (chunk := self._block.chunk(number))
+        before = self._ends[number * _CHUNK - 1] if number else 0
+        return chunk[(self._ends[place - 1] if place else 0) - before : self._ends[place] - before]
 
     def digests(self) -> dict[str, bytes]:
         """Return a short digest of the bytes of each definition."""
@@ -129,12 +158,20 @@ class LazyDefinitions(Mapping[str, Value], Generic[Value]):
         """Return the position of a name, -1 for an unknown name."""
         if not isinstance(name, str) or "\0" in name:
             return -1
+        if self._places:
+            return self._places.get(name, -1)
+        at, number = self._last
+        found = self._block.names.find(f"\0{name}\0", at)  # most names are asked for in their order
+        if found >= 0:
+            number += self._block.names.count("\0", at, found)
+            self._last = found, number
+            return number
         if self._glances >= _GLANCES:
-            self._places = self._places or {one: at for at, one in enumerate(self)}
+            self._places = {one: at for at, one in enumerate(self)}
             return self._places.get(name, -1)
         self._glances += 1
-        at = self._block.names.find(f"\0{name}\0")
-        return -1 if at < 0 else self._block.names.count("\0", 0, at)
+        found = self._block.names.find(f"\0{name}\0", 0, at + 1)
+        return -1 if found < 0 else self._block.names.count("\0", 0, found)
 
 
 class DefinitionCache:
@@ -153,7 +190,7 @@ class DefinitionCache:
         if data is None:
             return None
         start = len(_MAGIC)
-        identity, body = data[start : start + 32], data[start + 32 :]
+        identity, body = data[start : start + 32], memoryview(data)[start + 32 :]
         if data[:start] != _MAGIC or hashlib.sha256(body).digest() != identity:
             return None
         try:
@@ -178,23 +215,30 @@ class DefinitionCache:
 
     def write(self, kept: CachedDefinitions) -> None:
         """Write the file; a failure is ignored, since the cache only saves time."""
-        body = msgspec.msgpack.encode(kept)
-        self.identity = hashlib.sha256(body).digest()
+        start = len(_MAGIC)
+        content = bytearray(start + 32)
+        msgspec.msgpack.Encoder().encode_into(kept, content, start + 32)  # a join would take the memory twice
+        self.identity = hashlib.sha256(memoryview(content)[start + 32 :]).digest()
+        content[: start + 32] = _MAGIC + self.identity
         self._remember(kept)
-        write_best_effort(self._path, _MAGIC + self.identity + body)
+        write_best_effort(self._path, content)
 
 
 def definitions_of(kept: CachedDefinitions, parsed: Definitions | None = None) -> Definitions:
     """Return the definitions; those that were just `parsed` are reused, the others are decoded on first access."""
     return Definitions(
-        fetches=LazyDefinitions(kept.fetches, parsed.fetches if parsed else {}),
-        toolchains=LazyDefinitions(kept.toolchains, parsed.toolchains if parsed else {}),
+        fetches=LazyDefinitions(kept.fetches, _fresh(parsed.fetches) if parsed else {}),
+        toolchains=LazyDefinitions(kept.toolchains, _fresh(parsed.toolchains) if parsed else {}),
         refused=parsed.refused if parsed else decode_refused(kept.refused),
         _platforms=kept.platforms,
         _fetch_aliases=kept.fetch_aliases,
         _toolchain_aliases=kept.toolchain_aliases,
         _passed=frozenset(kept.passed),
     )
+
+
+def _fresh(values: Mapping[str, Value]) -> Mapping[str, Value]:
+    return values.fresh if isinstance(values, PackedDefinitions) else values
 
 
 def consumers_of(definitions: Definitions) -> dict[str, list[str]]:
@@ -217,6 +261,18 @@ def share_of(fetch: Fetch) -> tuple[int, int]:
     return int(recipe.fetch_key(integrity)[:16], 16), integrity.size
 
 
+def _encoded(values: Mapping[str, Value]) -> dict[str, bytes]:
+    if isinstance(values, PackedDefinitions):
+        return values.encoded()
+    return {name: encode(one) for name, one in values.items()}
+
+
+def _zstandard() -> Any:
+    import zstandard  # few projects have so many definitions that they are compressed
+
+    return zstandard
+
+
 def _raw(value: object) -> msgspec.Raw:
     return msgspec.Raw(msgspec.msgpack.encode(value))
 
@@ -230,26 +286,20 @@ class CachedFiles:
         self._known = msgspec.msgpack.decode(kept.sources, type=_DefinedNames) if kept else {}
         self.common = ""  # text that affects the definitions of every file
         self._sources: _DefinedNames = {}
-        self._raw: dict[int, tuple[object, bytes]] = {}
 
-    def recall(self, source: SourceFile, defaults: object) -> tuple[dict[str, Fetch], dict[str, Toolchain]] | None:
-        """Return the definitions of a file with this content, None when it must be parsed."""
+    def recall(self, source: SourceFile, defaults: object) -> tuple[dict[str, bytes], dict[str, bytes]] | None:
+        """Return the encoded definitions of a file with this content, None when it must be parsed."""
         key = self._key(source, defaults)
         names = self._known.get(key)
         if names is None or self._fetches is None or self._toolchains is None:
             return None
         try:
-            fetches = {name: self._decoded(self._fetches.text(name)) for name in names[0]}
-            toolchains = {name: self._decoded(self._toolchains.text(name)) for name in names[1]}
-        except (KeyError, ValueError):
+            fetches = {name: bytes(self._fetches.text(name)) for name in names[0]}
+            toolchains = {name: bytes(self._toolchains.text(name)) for name in names[1]}
+        except KeyError:
             return None
         self._sources[key] = names
         return fetches, toolchains
-
-    def _decoded(self, text: memoryview) -> Any:
-        value = decode(text)
-        self._raw[id(value)] = value, bytes(text)  # keep a reference, so that no other value gets its id
-        return value
 
     def keep(self, source: SourceFile, defaults: object, fetches: Iterable[str], toolchains: Iterable[str]) -> None:
         """Store the names that a file defines."""
@@ -261,8 +311,8 @@ class CachedFiles:
             code=code,
             marks=marks,
             sources=_raw(self._sources),
-            fetches=Block.of(self._encoded(definitions.fetches, encode)),
-            toolchains=Block.of(self._encoded(definitions.toolchains, encode)),
+            fetches=Block.of(_encoded(definitions.fetches)),
+            toolchains=Block.of(_encoded(definitions.toolchains)),
             fetch_aliases=dict(definitions._fetch_aliases),
             toolchain_aliases=dict(definitions._toolchain_aliases),
             consumers=_raw(consumers_of(definitions)),
@@ -271,11 +321,6 @@ class CachedFiles:
             platforms=dict(definitions._platforms),
             shares=pack_shares([share_of(fetch) for fetch in definitions.fetches.values()]),
         )
-
-    def _encoded(self, values: Mapping[str, Value], encode: Callable[[Value], bytes]) -> dict[str, bytes]:
-        """Return the encoded definitions; those that were recalled are not encoded again."""
-        known = self._raw
-        return {name: known[id(one)][1] if id(one) in known else encode(one) for name, one in values.items()}
 
     def _key(self, source: SourceFile, defaults: object) -> str:
         """Return the digest of everything that affects the definitions of one file."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -61,27 +62,29 @@ def _load_all(
     if kept is not None and unchanged(kept.marks, roots(given)):
         return definitions_of(kept)
     marks = {str(root): Fingerprint.at(root) for root in roots(given)}
-    memory = CachedFiles(kept)
+    memory = CachedFiles(kept) if definition_cache is not None else None
     layout = find_layout(given)
     if layout.root and topsrcdir:
         layout = layout._replace(root=os.path.abspath(topsrcdir))  # noqa: PTH100  # a symlink is kept
     definitions = _Loading(layout, marks, memory).definitions()
     if layout.root:
         definitions = _with_existing_files(definitions, files or ReferencedFiles({}), marks)
-    if definition_cache is None:
+    if definition_cache is None or memory is None:
         return definitions
     made = memory.kept(definition_cache.code, marks, definitions)
+    definitions = definitions_of(made, definitions)  # before the write: frees the encoded definitions that `made` has
     definition_cache.write(made)
-    return definitions_of(made, definitions)
+    return definitions
 
 
 class _Loading:
     """The reading of all files of a layout."""
 
-    def __init__(self, layout: Layout, marks: dict[str, Fingerprint], memory: CachedFiles) -> None:
+    def __init__(self, layout: Layout, marks: dict[str, Fingerprint], memory: CachedFiles | None) -> None:
         self._layout, self._marks, self._memory = layout, marks, memory
         self._problems: list[Problem] = []
         self._refused: dict[str, RefusedDefinition] = {}
+        self._count = 0
 
     def definitions(self) -> Definitions:
         """Return the definitions.
@@ -89,19 +92,19 @@ class _Loading:
         Raises:
             DefinitionError: as `load`.
         """
-        sources = list(self._sources())
-        if not sources and not self._problems and not self._refused:
+        mirrors = self._layout.mirrors_file
+        source = self._read("mirrors", mirrors, "") if mirrors is not None else None
+        last = [source] if source is not None else []
+        if self._memory is not None:
+            self._memory.common = source.text if source is not None else ""
+        try:
+            definitions = parser.parse(chain(self._sources(), last), self._memory)
+        except DefinitionError as error:
+            self._problems += error.problems
+        if not self._count and not self._problems and not self._refused:
             reason = "holds no fetch/*.yml and no toolchain/*.yml"
             hint = "set another directory: `doit fetchdefs=DIR` or FETCHDEFS_DIR"
             raise DefinitionError((Problem(str(self._layout.taken), 0, "", reason, hint),))
-        mirrors = self._layout.mirrors_file
-        if mirrors is not None and (source := self._read("mirrors", mirrors, "")) is not None:
-            sources.append(source)
-            self._memory.common = source.text
-        try:
-            definitions = parser.parse(sources, self._memory)
-        except DefinitionError as error:
-            self._problems += error.problems
         if self._problems:
             raise DefinitionError(tuple(self._problems))
         return msgspec.structs.replace(definitions, refused=(*definitions.refused, *self._refused.values()))
@@ -111,7 +114,9 @@ class _Loading:
         layout = self._layout
         for kind in (layout.kind,) if layout.kind else KINDS:
             files = [layout.taken] if layout.kind else self._files(kind)
-            yield from self._of_kind(kind, files)
+            for source in self._of_kind(kind, files):
+                self._count += 1
+                yield source
 
     def _of_kind(self, kind: str, files: list[Path]) -> Iterator[SourceFile]:
         described = next((path for path in files if path.stem == "kind"), None)

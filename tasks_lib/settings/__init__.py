@@ -120,6 +120,7 @@ class Settings(NamedTuple):
         table = normalize_table(project or {})
         values = {one.environ: read_setting(one, variables, environ, table) for one in SETTINGS}
         pass_env = _pass_env(str(values["FETCH_PASS_ENV"]))
+        stores = _stores(str(values["FETCH_STORE"]), environ)
         cache, private = Path(str(values["FETCH_CACHE_DIR"])), str(values["FETCH_PRIVATE_CACHE_DIR"])
         return cls(
             fetchdefs=Path(str(values["FETCHDEFS_DIR"])),
@@ -165,9 +166,9 @@ class Settings(NamedTuple):
             toolchain_network=str(values["FETCH_TOOLCHAIN_NETWORK"]),
             host_identity=str(values["FETCH_HOST_IDENTITY"]),
             platform=_platform(str(values["FETCH_PLATFORM"])),
-            shard=_shard(str(values["FETCH_SHARD"]), str(values["FETCH_STORE"]), environ),
+            shard=_shard(str(values["FETCH_SHARD"]), stores, environ),
             shard_by=str(values["FETCH_SHARD_BY"]),
-            stores=_stores(str(values["FETCH_STORE"]), environ),
+            stores=stores,
             store_write=str(values["FETCH_STORE_WRITE"]),
             store_trust=str(values["FETCH_STORE_TRUST"]),
             github_api=_api(str(values["FETCH_GITHUB_API"])),
@@ -181,7 +182,7 @@ def _platform(text: str) -> str:
     return name
 
 
-def _shard(text: str, stores: str, environ: Mapping[str, str]) -> Shard | None:
+def _shard(text: str, stores: tuple[StoreAddress, ...], environ: Mapping[str, str]) -> Shard | None:
     """Return the shard of a run, None for a run of everything.
 
     Raises:

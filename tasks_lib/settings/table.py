@@ -95,7 +95,12 @@ SETTINGS: Final = (
     ),
     Setting("FETCH_CONNECTIONS", "connections", 16, "maximum connections for one large file that downloads slowly"),
     Setting("FETCH_SPLIT_SIZE", "split_size", 16 << 20, "size in bytes from which a file counts as large"),
-    Setting("FETCH_STORE", "store", "", "shared stores, in the order in which they are asked before the origin"),
+    Setting(
+        "FETCH_STORE",
+        "store",
+        "",
+        "shared stores, in the order in which they are asked before the origin; `none` for no store",
+    ),
     Setting(
         "FETCH_STORE_WRITE",
         "store_write",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -11,6 +12,8 @@ from tasks_lib.network import literal_addresses
 
 #: Schemes of stores, in the order of the documentation.
 SCHEMES: Final = ("https", "http", "s3", "gs", "az", "file", "taskcluster+https", "taskcluster+http")
+#: The value that switches off the stores of pyproject.toml.
+NO_STORES: Final = "none"
 #: Most stores of one run.
 MAX_STORES: Final = 8
 _EXPECTED: Final = (
@@ -29,6 +32,8 @@ class StoreAddress(NamedTuple):
     host: str
     port: int
     path: str
+    #: The name in messages, if the host alone does not tell it from another store of the same setting.
+    label: str = ""
 
     @property
     def url(self) -> str:
@@ -44,7 +49,7 @@ class StoreAddress(NamedTuple):
     @property
     def name(self) -> str:
         """The name in messages: the host, or what a cloud store or a directory is called."""
-        return self.authority if self.scheme in ("https", "http") else self.url
+        return self.label or self.authority if self.scheme in ("https", "http") else self.url
 
     @property
     def directory(self) -> str:
@@ -70,18 +75,19 @@ class StoreAddress(NamedTuple):
 
 
 def parse_stores(text: str) -> tuple[StoreAddress, ...]:
-    """Return the addresses in a comma-separated list; without its repetitions.
+    """Return the addresses in a comma-separated list, without its repetitions; none for the word `none`.
 
     Raises:
         SettingError: a URL is invalid; the message does not quote it, because it may contain a credential.
     """
-    given = [one.strip() for one in text.split(",") if one.strip()]
+    given = [one.strip() for one in text.split(",") if one.strip()] if text.strip() != NO_STORES else []
     if len(given) > MAX_STORES:
         raise SettingError(f"expected at most {MAX_STORES} stores, got {len(given)}")
     addresses = [
         _parse(one, f"store {number}" if len(given) > 1 else "the store") for number, one in enumerate(given, 1)
     ]
-    return tuple(dict.fromkeys(addresses))
+    names = Counter(one.name for one in dict.fromkeys(addresses))
+    return tuple(one._replace(label=one.url if names[one.name] > 1 else "") for one in dict.fromkeys(addresses))
 
 
 def _parse(url: str, what: str) -> StoreAddress:

@@ -45,6 +45,7 @@ class StoreMember:
 
     def __init__(self, store: Store, hints: Path) -> None:
         self.store: Final = store
+        self.name: Final = store.address.name  # one string: each file of a run refers to it
         self.state = State.UNASKED
         self.was_refused = False  # whether it refused the credentials, or to be written to
         self.is_greeted = False  # whether this run wrote the empty blob, or found it
@@ -54,11 +55,6 @@ class StoreMember:
         self._failures = 0
         self._warned = False
         self._hint = hints / f"store-{hashlib.sha256(store.address.url.encode()).hexdigest()[:32]}"
-
-    @property
-    def name(self) -> str:
-        """Its name in messages."""
-        return self.store.address.name
 
     @property
     def is_local(self) -> bool:

@@ -98,7 +98,8 @@ class LinesRenderer:
         if self._open:
             self._write(self._group_end())
         quiet = self._chatter == "quiet"
-        for line in [] if quiet else summarize_totals(self._ledger, time.monotonic()):
+        totals = summarize_totals(self._ledger, time.monotonic())
+        for line in summarize_store_problems(self._ledger) if quiet else totals:
             self._write(self._styled(line))
         for run, line in summarize_failures(self._ledger):
             text = "" if quiet else self._styled(line)
@@ -270,7 +271,12 @@ def describe_stores(ledger: RunState) -> str:
 def _stores(ledger: RunState) -> list[SummaryLine]:
     words = describe_stores(ledger)
     lines = [SummaryLine(f"  {escape_text(words)}", "dim")] if words else []
-    return lines + [SummaryLine(f"  {problem}", "warn") for problem in ledger.pushed.problems[:_PROBLEMS]]
+    return lines + summarize_store_problems(ledger)
+
+
+def summarize_store_problems(ledger: RunState) -> list[SummaryLine]:
+    """Return what could not be written to the stores; with `store_write=always` it is the reason of exit status 1."""
+    return [SummaryLine(f"  {problem}", "warn") for problem in ledger.pushed.problems[:_PROBLEMS]]
 
 
 def _failed_sources(ledger: RunState) -> list[SummaryLine]:
