@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from tasks_lib.network import PLAIN_URL
 from tasks_lib.progress import Facts, FailedSource
 from tasks_lib.ui.events import Event
 
@@ -163,6 +164,8 @@ class TaskRun:
 
 def host_of(url: str) -> str:
     """Return the host of a URL, "files" for a local one."""
+    if plain := PLAIN_URL.fullmatch(url):
+        return f"{plain[2]}:{plain[3]}" if plain[3] else plain[2]
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
