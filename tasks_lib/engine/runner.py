@@ -339,6 +339,7 @@ class PooledRunner(Runner):
         if plan is not None and self._interruption.signal:
             plan = None
         if plan is not None:
+            backend.save()  # while the files that the last task made become old enough
             plan.settle()
         saved = plan is not None and backend.save()
         self.final_result = max(self.final_result, finish_uploads(self.reporter, self._interruption))
