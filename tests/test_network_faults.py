@@ -511,6 +511,10 @@ def test_a_large_body_is_gathered() -> None:
             assert sock.receive(view) == 10
             sock.serve(deadline)
             assert near.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
+            sock.gather(1000)
+            far.sendall(b"z")
+            while not sock.is_readable():  # an idle connection with one byte must not be used again
+                time.sleep(0.01)
 
 
 # --- hosts --------------------------------------------------------------------------------------

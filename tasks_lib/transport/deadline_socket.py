@@ -170,6 +170,7 @@ class DeadlineSocket:
 
     def is_readable(self) -> bool:
         """Whether data has arrived, or the peer has closed the connection."""
+        self.gather(1)
         self._expect(select.POLLIN)
         return bool(self._poll.poll(0))
 
