@@ -23,11 +23,11 @@ from tasks_lib import steps
 from tasks_lib.context import Context
 from tasks_lib.definitions import Checksums, Definitions, Fetch, GpgSignature, StaticUrl
 from tasks_lib.definitions.codec import decode, encode
-from tasks_lib.definitions.headers import Headers, has_reference
 from tasks_lib.errors import FetchError, SettingError, ToolError, escape_text
 from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.incremental.resources import ReferencedFiles
 from tasks_lib.layout import KINDS, MIRRORS, OWN, STORE_KEYS, find_layout
+from tasks_lib.network import Headers, has_reference
 from tasks_lib.progress import FailedSource
 from tasks_lib.recipe import Host
 from tasks_lib.settings import Settings

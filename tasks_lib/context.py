@@ -11,22 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tasks_lib.cache import Cache, Options
-from tasks_lib.errors import SettingError
 from tasks_lib.formats import UNPACKED_VERSION, mtime_for, writer_version
 from tasks_lib.fs.files import make_ignored_directory
 from tasks_lib.host import digest_variables, platform_name
 from tasks_lib.layout import find_layout
 from tasks_lib.limits import Limits
-from tasks_lib.network import RepositorySettings
+from tasks_lib.network import Policy, RepositorySettings, TransportSettings
 from tasks_lib.recipe import Configuration, Host
 from tasks_lib.settings import Settings
 from tasks_lib.vcs.urls import endpoint_of
 
 if TYPE_CHECKING:
-    from tasks_lib.definitions import StaticUrl
-    from tasks_lib.definitions.headers import Headers
     from tasks_lib.download import Downloader
     from tasks_lib.download.unverified import UnverifiedDownloader
+    from tasks_lib.network import Headers
     from tasks_lib.progress import Progress
     from tasks_lib.signature import Gpg
     from tasks_lib.store.fleet import Fleet
@@ -95,20 +93,23 @@ class Context:
     @shared
     def transport(self) -> Transport:
         """The HTTP client."""
-        from tasks_lib.transport import Transport  # slow to import, needed only when a task downloads
-
         own = self.settings.transport
         if self._mirrors == "none":
-            return Transport(own, environ=self.environ)
+            return self._connect(own)
         path = find_layout(self.settings.fetchdefs).mirrors_file
         try:
             text = path.read_text("utf-8") if path is not None else ""
         except (OSError, UnicodeDecodeError):  # missing, or already reported when loading definitions
-            return Transport(own, environ=self.environ)
+            return self._connect(own)
         from tasks_lib.definitions.mirrors import parse_mirrors  # needed only when a task downloads
 
         # the URLs of definitions were checked when they were loaded; a redirect was not
-        return Transport(own, parse_mirrors(text).refusal, self.environ)
+        return self._connect(own, refusal=parse_mirrors(text).refusal)
+
+    def _connect(self, settings: TransportSettings, **rules: Callable[[str], str]) -> Transport:
+        from tasks_lib.transport import Transport  # slow to import, needed only when a task downloads
+
+        return Transport(settings, **rules, environ=self.environ)
 
     @shared
     def sources(self) -> Downloader:
@@ -130,13 +131,12 @@ class Context:
     def opening(self) -> Opening:
         """What the stores are opened with."""
         from tasks_lib.store.opening import Opening  # slow to import, needed only with a store
-        from tasks_lib.transport import Transport  # as above
 
         own = self.settings
         return Opening(
             addresses=own.stores,
             settings=own.transport,
-            connect=lambda settings: Transport(settings, environ=self.environ),
+            connect=self._connect,
             environ=self.environ,
             cache=self.cache,
             keys=find_layout(own.fetchdefs).store_keys,
@@ -155,15 +155,16 @@ class Context:
     @shared
     def unverified(self) -> UnverifiedDownloader:
         """The downloader of content without a known digest."""
-        from tasks_lib.download.unverified import UnverifiedDownloader  # slow to import, needed only when it downloads
-
-        return UnverifiedDownloader(self.cache, self.transport, self.settings.policy)
+        return self._unverified(self.transport, self.settings.policy)
 
     def asking_once(self, transport: Transport) -> UnverifiedDownloader:
         """Return a downloader of content without a known digest from a store, which is never waited for."""
+        return self._unverified(transport, self.settings.policy._replace(retries=0))
+
+    def _unverified(self, transport: Transport, policy: Policy) -> UnverifiedDownloader:
         from tasks_lib.download.unverified import UnverifiedDownloader  # slow to import, needed only when it downloads
 
-        return UnverifiedDownloader(self.cache, transport, self.settings.policy._replace(retries=0))
+        return UnverifiedDownloader(self.cache, transport, policy)
 
     @shared
     def written_headers(self) -> Mapping[str, Headers]:
@@ -173,28 +174,6 @@ class Context:
             DefinitionError: a file is not valid any more.
         """
         return self._load_headers()
-
-    def request_headers(self, name: str, source: StaticUrl) -> Mapping[str, str]:
-        """Return the headers to send now to the origin of the definition `name`, with values from the environment.
-
-        Raises:
-            SettingError: a variable is not set, its value is not allowed, or a proxy would receive it unencrypted.
-            DefinitionError: the file of the definition is not valid any more.
-        """
-        if not source.headers:
-            return {}
-        from tasks_lib.definitions.headers import has_reference, resolve_headers  # needed only with headers
-        from tasks_lib.transport import proxy, urls  # as above
-
-        cached = not all(value for _, value in source.headers)
-        headers = self.written_headers.get(name, ()) if cached else source.headers
-        own = self.settings.transport
-        if has_reference(headers) and source.url.lower().startswith("http:"):
-            origin = urls.origin_of(source.url)
-            if proxy.proxy_for(origin, own.proxies, own.no_proxy) is not None:
-                message = f"{name}: the proxy would receive the values of `headers` unencrypted"
-                raise SettingError(message, hint=f"add {origin.host} to no_proxy")
-        return resolve_headers(headers, self.environ, name)
 
     @shared
     def gpg(self) -> Gpg:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 TYPE_CHECKING = False  # `typing` is slow to import
 if TYPE_CHECKING:
-    from typing import Final
+    from typing import Any, Final
 
 #: The word that stands for the user's own cache, and the name of its directory.
 USER: Final = "user"
@@ -37,3 +37,14 @@ def expand_cache(text: str, environ: Mapping[str, str]) -> str:
         return f"{own.rstrip('/')}/{_NAME}"
     caches = "Library/Caches" if sys.platform == "darwin" else ".cache"
     return f"{home.rstrip('/')}/{caches}/{_NAME}" if os.path.isabs(home) else ""  # noqa: PTH117
+
+
+def load_toml(text: str) -> dict[str, Any]:
+    """Return the content of a TOML text.
+
+    Raises:
+        ValueError: it is not valid TOML.
+    """
+    import tomllib  # slow to import, needed only for a project with settings
+
+    return tomllib.loads(text)

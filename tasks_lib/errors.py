@@ -29,6 +29,15 @@ def find_similar(word: str, known: Iterable[str], cutoff: float = 0.6, count: in
     return difflib.get_close_matches(word, known, count, cutoff)
 
 
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Return a hint: the known word most similar to `word`, else all known words if they are few."""
+    names = list(known)
+    close = find_similar(word, names)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"known: {', '.join(sorted(names))}" if 0 < len(names) <= 20 else ""
+
+
 def escape_text(text: str | bytes) -> str:
     r"""Return untrusted text as one printable line: undecodable bytes and control characters become `\xNN`.
 

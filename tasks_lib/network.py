@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -35,6 +35,12 @@ _FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]|[^\x00-\xff]")
 _RESERVED: Final = frozenset({"host", "range", "if-range", "content-length", "transfer-encoding", "connection"})
 
 
+#: Name and value of each header, in order; references in a value are not resolved.
+Headers = tuple[tuple[str, str], ...]
+#: In a value: a dollar and what may follow it, `$$` or `${NAME}`.
+DOLLAR: Final = re.compile(r"\$(?:\$|\{([A-Z_][A-Z0-9_]*)\})?")
+
+
 def header_fault(name: str, value: str) -> str:
     """Return why HTTP or the transport does not accept a header, with the next step but without its value; else ""."""
     if not HEADER_NAME.fullmatch(name) or not value:
@@ -57,6 +63,35 @@ def read_secret(environ: Mapping[str, str], variable: str) -> str:
             hint="remove line breaks and control characters from its value",
         )
     return value
+
+
+def has_reference(headers: Headers) -> bool:
+    """Return whether a value refers to a variable of the environment."""
+    return any(found[1] for _, value in headers for found in DOLLAR.finditer(value))
+
+
+def resolve_headers(headers: Headers, environ: Mapping[str, str], name: str) -> dict[str, str]:
+    """Return the headers to send: `${NAME}` replaced from `environ`, `$$` with a dollar.
+
+    Args:
+        headers: of a definition.
+        environ: the environment.
+        name: of the definition, for messages.
+
+    Raises:
+        SettingError: a variable is not set or empty, or HTTP does not allow its value.
+    """
+
+    def value_of(header: str, found: re.Match[str]) -> str:
+        if not (variable := found[1]):
+            return "$"
+        value = read_secret(environ, variable)
+        if not value:
+            message = f"{name}: the environment variable {variable} is not set, but the header {header} needs it"
+            raise SettingError(message, hint=f"set {variable}; no server was asked")
+        return value
+
+    return {header: DOLLAR.sub(partial(value_of, header), text) for header, text in headers}
 
 
 class HostCredential(NamedTuple):

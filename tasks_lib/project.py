@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import os
 import threading
 from collections import defaultdict
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from tasks_lib import steps
 from tasks_lib.definitions import Fetch, StaticUrl, Toolchain
-from tasks_lib.definitions.platform_selection import canonical_name
-from tasks_lib.errors import OfflineError, ToolError, UnknownNameError, UnsupportedArchiveError, escape_text
+from tasks_lib.definitions.lookup import find_definition, find_definitions
+from tasks_lib.errors import OfflineError, ToolError, UnsupportedArchiveError
 from tasks_lib.formats import format_from_name
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.host import digest_variables
@@ -196,7 +195,7 @@ class Project:
         chosen: dict[str, Fetch] = {}
         if not (words := list(words)):
             return list(found.fetches.values())
-        for definition in self._match(words):
+        for definition in find_definitions(self._session.definitions, words):
             chosen.update((one.name, one) for one in self._fetches_of(definition))
         return list(chosen.values())
 
@@ -221,20 +220,13 @@ class Project:
             UnknownNameError: a word matches no definition.
         """
         tasks: list[str] = []
-        for definition in self._match(words):
+        for definition in find_definitions(self._session.definitions, words):
             if isinstance(definition, Toolchain):
                 tasks.append(f"toolchain:{definition.name}")
                 continue
             tasks.append(self._plan.published(definition).task)
             tasks += [f"extract:{definition.name}"] if self._plan.can_extract(definition) else []
         return tasks
-
-    def _match(self, words: Iterable[str]) -> list[Fetch | Toolchain]:
-        found = []
-        for word in words:
-            matches = fnmatch.filter(self.definitions, word) if {*"*?["}.intersection(word) else []
-            found += [self._find(name) for name in matches or [word]]
-        return found
 
     def obtain(self, names: Iterable[str]) -> None:
         """Obtain the pinned downloads of fetches, several at a time; the cache has them, verified, afterwards.
@@ -329,19 +321,7 @@ class Project:
         return True
 
     def _find(self, name: str) -> Fetch | Toolchain:
-        found = self._session.definitions
-        kind, _, rest = canonical_name(found, name).rpartition(":")
-        for wanted, lookup in (("fetch", found.fetch), ("toolchain", found.toolchain)):
-            if kind in ("", wanted):
-                with contextlib.suppress(KeyError):
-                    return lookup(rest)
-        for one in found.skipped:
-            if one.task in (name, f"fetch:{rest}", f"toolchain:{rest}"):
-                raise UnknownNameError(f"{one.task}: {one.reason}", hint=one.hint or f"see {one.place}")
-        from tasks_lib.definitions.schema import suggest  # slow to import, needed only for an error
-
-        hint = suggest(rest, [*found.fetches, *found.toolchains]) or "`doit list --all` shows the definitions"
-        raise UnknownNameError(f"no definition is named {escape_text(name)!r}", hint=escape_text(hint))
+        return find_definition(self._session.definitions, name)
 
     def _obtain(self, definition: Fetch) -> Artifact:
         context, plan = self._session.context, self._plan

@@ -14,7 +14,6 @@ import select
 import selectors
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,9 +33,6 @@ _GRACE_S: Final = 3.0
 _MAX_ERRORS: Final = 16 << 10
 _MAX_OUTPUT: Final = 64 << 20
 _CHUNK: Final = 1 << 16
-#: Exit statuses of a command that does not exist and of one that cannot be executed. Source: POSIX, `env`, EXIT STATUS.
-_MISSING: Final = 127
-_NOT_EXECUTABLE: Final = 126
 #: Bytes that the pipe of a streaming program holds. Source: Linux pipe(7), /proc/sys/fs/pipe-max-size.
 _PIPE: Final = 1 << 20
 
@@ -283,19 +279,3 @@ def last_line(text: bytes | str) -> str:
         text = text.decode("utf-8", "backslashreplace")
     lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
     return escape_text(lines[-1])[:300] if lines else "no output"
-
-
-def replace_process(command: Sequence[str], environ: Mapping[str, str]) -> tuple[int, str]:
-    """Replace this process by a command, with every signal at its default; return a status and a reason on failure."""
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        with contextlib.suppress(OSError, ValueError):  # signals of the C library's threads
-            signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    sys.stdout.flush()
-    sys.stderr.flush()
-    try:
-        os.execvpe(command[0], list(command), dict(environ))
-    except (FileNotFoundError, NotADirectoryError):
-        return _MISSING, "command not found"
-    except OSError as error:
-        return _NOT_EXECUTABLE, error.strerror or str(error)

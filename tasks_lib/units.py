@@ -90,3 +90,8 @@ def _parse(text: str, units: Mapping[str, float], name: str, expected: str) -> f
     if match is None or match[2] not in units:
         raise SettingError(f"invalid value '{escape_text(text[:80])}' for {name}: expected {expected}")
     return float(match[1]) * units[match[2]]
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return a number with its noun: `1 file`, `2 files`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

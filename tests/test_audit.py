@@ -422,7 +422,9 @@ def test_nothing_found(tmp_path: Path) -> None:
         tmp_path / "top", definition("x", f"file://{tmp_path}/x", CONTENT, f"    mirrors: ['file://{tmp_path}/y']\n")
     )
     done = doit(top, "audit")
-    assert (done.returncode, "0 findings; not covered: 2" in done.stdout) == (0, True), done.stdout
+    assert (done.returncode, "1 definition: 0 findings; not covered: 2" in done.stdout) == (0, True), done.stdout
+    for words in (("--json", "--sarif"), ("--format=json", "--sarif")):
+        assert doit(top, "audit", *words).returncode == 3
     (top / "fetchdefs/fetch/all.yml").write_text("x: {}\n")
     assert doit(top, "audit").returncode == 2
 

@@ -151,6 +151,8 @@ def test_info_tells_where_it_came_from_and_who_uses_it(repository: Path, origin:
     assert told.returncode == 1
     assert "status     : run" in told.stdout
     assert " * it has not run here yet" in told.stdout
+    waiting = doit(repository, "info", "repack:lib")  # what is missing is made by another task
+    assert "status     : run" in waiting.stdout and "does not exist yet: fetch:lib makes it" in waiting.stdout
     ran(doit(repository))
     done = doit(repository, "info", "fetch:lib")
     assert done.returncode == 0, done.stdout

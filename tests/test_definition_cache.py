@@ -353,7 +353,7 @@ def test_packed_definitions_are_a_mapping(operations: list[tuple[str, int, int]]
         elif word == "add" and name not in expected:
             expected[name] = value
             packed.add_encoded({name: encode(value)})
-        assert len(packed) == len(expected) and len(packed.fresh) < most_fresh
+        assert len(packed) == len(expected) and len(packed.values_at_hand) < most_fresh
     assert list(packed.items()) == list(expected.items())
     assert list(reversed(packed)) == list(reversed(expected))
     assert packed.encoded() == {name: encode(one) for name, one in expected.items()}

@@ -100,6 +100,21 @@ def test_the_commands_are_listed(repository: Path) -> None:
     assert doit(repository, "help settings") == doit(repository, "help")
 
 
+def test_the_list_loads_no_command(tmp_path: Path) -> None:
+    """The list of commands imports none of them, and says of each what the command's own class says."""
+    code = STOCK.split("import doit.plugin")[0] + (
+        "from doit.doit_cmd import DoitMain\nDoitMain().run(['help'])\nprint(*sys.modules)\n"
+        "for name, one in DoitMain().get_cmds().to_dict().items(): print(f'  doit {name:16s}  {one.doc_purpose}')"
+    )
+    status, told, err = _ended([sys.executable, "-c", code], tmp_path, "", {})
+    shown = told.partition("  doit help <task-name>")[0]
+    modules, _, purposes = told.partition("show task usage\n")[2].partition("\n")
+    assert (status, err) == (0, "")
+    loaded = {name for name in modules.split() if name.startswith("tasks_lib.cli.")}
+    assert loaded <= {"tasks_lib.cli.help", "tasks_lib.cli.commands"}
+    assert len(purposes.splitlines()) > 25 and all(line in shown.splitlines() for line in purposes.splitlines())
+
+
 def test_a_task_that_is_called_settings(repository: Path) -> None:
     """A task of that name is explained as by doit; a dodo.py that has our tasks through a module of its own has the page."""
     written(repository, {"dodo.py": PORCH + SAY.replace("task_say", "task_settings")})

@@ -111,7 +111,7 @@ def test_the_table(tmp_path: Path, origin: Origin) -> None:
     text = doit(top, "outdated")
     assert text.returncode == 1
     assert "hello  1.9.0  1.10.0" in text.stdout
-    assert "1 definitions: 1 older, 0 could not be looked up, 0 not covered" in text.stdout
+    assert "1 definition: 1 older, 0 could not be looked up, 0 not covered" in text.stdout
     assert [*printed(top, status=1)["hello"]] == [*FIELDS]
 
 

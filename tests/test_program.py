@@ -294,7 +294,18 @@ def test_doit_path(top: Path) -> None:
     assert doit(top, "path", "--tree", "kit").stdout.endswith(f"{top}/build/kit\n")
     offline = doit(top, "path", "lib", "--offline")
     assert (offline.returncode, "offline" in offline.stdout) == (1, True)
-    assert doit(top, "path", "plane").returncode == 3
+
+
+def test_a_name_that_no_definition_has(top: Path) -> None:
+    """Every command about definitions takes the same words, and refuses an unknown one with the same status."""
+    (top / "dodo.py").write_text(PORCH)
+    words = {"path": "plane", "update": "z*", "audit": "toolchain:plain", "export": "fetch:kit"}
+    for command, word in words.items():
+        done = doit(top, command, *(("url", "out") if command == "export" else ()), word)
+        assert done.returncode == 3, done.stdout
+        assert f"definition is named '{word}'\n" in done.stdout and "Traceback" not in done.stdout
+    assert "did you mean plain?" in doit(top, "path", words["path"]).stdout
+    assert "2 files written" in doit(top, "export", "url", "out", "fetch:pl?in", "[k-l]i*").stdout
 
 
 NEW_COMMANDS = base_command.YIELDING

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from tasks_lib.ui.events import Event
 from tasks_lib.ui.lines import MAX_UP_TO_DATE, LinesRenderer, summarize_failures, summarize_totals
-from tasks_lib.ui.output import Output, counted
+from tasks_lib.ui.output import Output
 from tasks_lib.ui.run_state import MAX_PHASES, RunState, host_of
+from tasks_lib.units import counted
 
 
 class Said:

@@ -30,6 +30,7 @@ from tasks_lib.archive.entries import (
     sniff_format,
     validate_target,
 )
+from tasks_lib.archive.more_formats import decompress_stream, read_entries
 from tasks_lib.archive.tar import TarReader
 from tasks_lib.archive.validator import EntryValidator, find_last, never_repeats, select
 from tasks_lib.archive.writer import write_archive, write_in_order
@@ -120,8 +121,6 @@ def _open_entries(
         elif kind in SINGLE:
             yield _open_single(source, name, kind, limits, reshape.executable)
         elif kind in ("7z", "rpm"):
-            from tasks_lib.archive.more_formats import read_entries  # needed only for these formats
-
             yield read_entries(source, kind, limits, reshape.strip)
         else:
             with _open_tar(source, name, kind, limits, reshape.strip, slow_piece, check) as entries:
@@ -134,12 +133,7 @@ def _open_tar(
 ) -> Iterator[Iterator[Entry]]:
     if kind == "deb":
         source, kind = open_data_archive(source, limits)
-    if kind in MORE:
-        from tasks_lib.archive.more_formats import decompress_stream  # needed only for these formats
-
-        pieces = decompress_stream(source, kind, limits)
-    else:
-        pieces = decompress(source, kind, limits, slow_piece)
+    pieces = decompress_stream(source, kind, limits) if kind in MORE else decompress(source, kind, limits, slow_piece)
     # close it explicitly: its thread reads `source`, which the caller may close next
     with contextlib.closing(read_ahead(pieces)) as chunks:
         reader = TarReader(_checked(chunks, check), limits, strip)

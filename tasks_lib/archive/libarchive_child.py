@@ -113,7 +113,7 @@ def _late_contents(kind: str) -> dict[bytes, bytes]:
 
 
 def _entries(kind: str) -> Iterator[Any]:
-    from libarchive import ffi, read  # type: ignore[import-untyped]  # it has no types
+    from libarchive import ffi, read  # type: ignore[import-untyped]  # an optional dependency without types
 
     format_name, filters = _READERS[kind]
     os.lseek(0, 0, os.SEEK_SET)

@@ -80,14 +80,14 @@ def read_entries(source: BinaryIO, kind: str, limits: Limits, strip: int) -> Ite
             target = entry.target
             if entry.kind in (SYMLINK, HARDLINK):
                 target = validate_target(target, entry.kind, limits, entry.path, 0)
-            chunks = _Content(records, entry) if entry.kind == FILE else ()
+            chunks = _ChildOutput(records, entry) if entry.kind == FILE else ()
             path = keep_dot_components(path, entry.path, strip)
             yield entry._replace(path=path, target=target, chunks=chunks)
-            if isinstance(chunks, _Content):
+            if isinstance(chunks, _ChildOutput):
                 chunks.finish()
 
 
-class _Content:
+class _ChildOutput:
     """The content of one file, whose size must be as announced."""
 
     def __init__(self, records: _Records, entry: Entry) -> None:

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 from tasks_lib.cache import results, usage
 from tasks_lib.cache.blobs import BlobDirectory, LeasedBlob
 from tasks_lib.cache.directories import Directories
+from tasks_lib.cache.lookups import Lookups
 from tasks_lib.cache.options import Options
 from tasks_lib.cache.partial import Partial, open_partial
 from tasks_lib.cache.results import Result
+from tasks_lib.cache.usage import Usage
 from tasks_lib.cache.writer import Writer
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError, CacheUnavailableError, escape_text
@@ -26,9 +28,7 @@ from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from tasks_lib.cache.lookups import Lookups
     from tasks_lib.cache.maintenance import Maintenance
-    from tasks_lib.cache.trees import Trees
     from tasks_lib.fs.copying import LinkMode
 
 #: Bytes that are written without a check for free space first: the write itself finds out as fast.
@@ -57,8 +57,8 @@ class Cache:
         self.options = options or Options()
         self.shelf = BlobDirectory(root, self.options)
         self._directories = Directories(self.shelf)
-        self._lower = BlobDirectory(self.options.shared, self.options, self.shelf) if self.options.shared else None
-        self._blob_directories = (self.shelf,) if self._lower is None else (self.shelf, self._lower)
+        self.lower = BlobDirectory(self.options.shared, self.options, self.shelf) if self.options.shared else None
+        self._blob_directories = (self.shelf,) if self.lower is None else (self.shelf, self.lower)
 
     # --- paths
 
@@ -70,14 +70,9 @@ class Cache:
         return Maintenance(self.shelf)
 
     @cached_property
-    def _usage(self) -> usage.Usage:
-        return usage.Usage(self.shelf.top)
-
-    def trees(self) -> Trees:
-        """Return the extracted trees of the cache."""
-        from tasks_lib.cache.trees import Trees  # slow to import, needed only when archives are extracted
-
-        return Trees(self.shelf, self._lower, self._usage)
+    def usage(self) -> Usage:
+        """When the items of the cache were used."""
+        return Usage(self.shelf.top)
 
     def path(self, digest: Digest) -> Path:
         """Return the path of the blob, whether it exists or not.
@@ -112,8 +107,6 @@ class Cache:
         Raises:
             CacheUnavailableError: the cache is not writable.
         """
-        from tasks_lib.cache.lookups import Lookups  # needed only when upstream is asked
-
         return Lookups(self._directory("lookups"))
 
     def join(self, definitions: Path, configuration: str, progress: Progress | None = None) -> None:
@@ -146,12 +139,12 @@ class Cache:
             CacheUnavailableError: the system cannot read it.
         """
         written_s = self.shelf.found(integrity)
-        if written_s is None and self._lower is not None:
-            written_s = self._lower.found(integrity)
+        if written_s is None and self.lower is not None:
+            written_s = self.lower.found(integrity)
         if written_s is None:
-            self._usage.miss(integrity.digest.hex)
+            self.usage.miss(integrity.digest.hex)
             return False
-        self._usage.hit(integrity.digest.hex, written_s)
+        self.usage.hit(integrity.digest.hex, written_s)
         return True
 
     def open(self, integrity: Integrity) -> BinaryIO:
@@ -166,9 +159,9 @@ class Cache:
         try:
             return self.shelf.open(integrity)
         except (BlobMissingError, BlobCorruptError):
-            if self._lower is None:
+            if self.lower is None:
                 raise
-            return self._lower.open(integrity)
+            return self.lower.open(integrity)
 
     def matches(self, path: Path, integrity: Integrity, how: Literal["remembered", "afresh"] = "remembered") -> bool:
         """Return whether the file at `path` (anywhere) has exactly this content; use the hash cache unless `afresh`."""

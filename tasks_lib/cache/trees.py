@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from tasks_lib.cache.blobs import BlobDirectory
+from tasks_lib.cache.cache import Cache
 from tasks_lib.cache.maintenance import delete
-from tasks_lib.cache.usage import Usage
 from tasks_lib.fs import files, locks, system_calls
 from tasks_lib.fs.directories import remove_tree
 
@@ -24,8 +24,8 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class Trees:
     """The extracted trees of a cache and of the shared cache behind it."""
 
-    def __init__(self, shelf: BlobDirectory, lower: BlobDirectory | None, usage: Usage) -> None:
-        self._blobs, self._lower, self._usage = shelf, lower, usage
+    def __init__(self, cache: Cache) -> None:
+        self._blobs, self._lower, self._usage = cache.shelf, cache.lower, cache.usage
 
     def _place(self, shelf: BlobDirectory, key: str) -> Path:
         return shelf.top / "trees" / key[:2] / key

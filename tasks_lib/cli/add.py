@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks_lib.cli.definition_command import JSON
 from tasks_lib.cli.pin_command import DRY_RUN, FORMAT, PinCommand, given_path
-from tasks_lib.engine.base_command import usage_error
+from tasks_lib.definitions import Definitions
+from tasks_lib.engine.base_command import PURPOSES, flag, option, usage_error
 from tasks_lib.errors import escape_lines, escape_text
+from tasks_lib.layout import find_layout
+from tasks_lib.network import redacted
+from tasks_lib.pins.add import Added, AddRequest, apply, propose
+from tasks_lib.pins.evidence import format_table, to_json
+from tasks_lib.pins.workspace import Workspace
+from tasks_lib.pins.workspace import to_json as content_to_json
+from tasks_lib.pins.yaml_style import INDENT, block
 from tasks_lib.progress import LineProgress
 from tasks_lib.session import Session
-
-if TYPE_CHECKING:
-    from tasks_lib.definitions import Definitions
-    from tasks_lib.pins.add import Added
+from tasks_lib.units import counted
 
 
 class AddCommand(PinCommand):
     """`doit add`."""
 
     name = "add"
-    doc_purpose = "write the definition of a URL, after downloading and verifying it"
+    doc_purpose = PURPOSES["add"]
     doc_usage = "URL"
     doc_description = (
         "URL is a file, or a repository with a tag or commit: https://example.org/x.git#v1.2. A fragment #sha256=HEX "
@@ -30,46 +35,25 @@ class AddCommand(PinCommand):
         "2 unusable definitions; 3 invalid command line."
     )
     cmd_options = (
-        {
-            "name": "name", "short": "", "long": "name", "type": str, "default": "",
-            "help": "name of the definition (default: the file's, with its version)",
-        },
-        {
-            "name": "file", "short": "", "long": "file", "type": str, "default": "",
-            "help": "definition file (default: the only one, else fetches.yml)",
-        },
-        {
-            "name": "strip", "short": "", "long": "strip", "type": str, "default": "auto",
-            "help": "leading path components to remove; auto: 1 if the archive has a single top directory",
-        },
-        {
-            "name": "prefix", "short": "", "long": "prefix", "type": str, "default": "",
-            "help": "text to put before every name of the archive",
-        },
-        {
-            "name": "key", "short": "", "long": "key", "type": str, "default": "",
-            "help": "public key (.asc, .gpg, .pub); copied to fetchdefs/keys if it verifies a signature",
-        },
-        {
-            "name": "to", "short": "", "long": "to", "type": str, "default": "",
-            "help": "toolchain:NAME gets the artifact",
-        },
-        {
-            "name": "platforms", "short": "", "long": "platforms", "type": bool, "default": False,
-            "help": "also add the files of other platforms in the same release; ask before writing",
-        },
-        {
-            "name": "yes", "short": "", "long": "yes", "type": bool, "default": False,
-            "help": "with --platforms: write without asking",
-        },
-        DRY_RUN, JSON, FORMAT,
-    )  # fmt: skip
+        option("name", "name of the definition (default: the file's, with its version)"),
+        option("file", "definition file (default: the only one, else fetches.yml)"),
+        option(
+            "strip",
+            "leading path components to remove; auto: 1 if the archive has a single top directory",
+            default="auto",
+        ),
+        option("prefix", "text to put before every name of the archive"),
+        option("key", "public key (.asc, .gpg, .pub); copied to fetchdefs/keys if it verifies a signature"),
+        option("to", "toolchain:NAME gets the artifact"),
+        flag("platforms", "also add the files of other platforms in the same release; ask before writing"),
+        flag("yes", "with --platforms: write without asking"),
+        DRY_RUN,
+        JSON,
+        FORMAT,
+    )
 
-    def work(self, session: Session, params: Any, args: list[str], progress: LineProgress) -> int:
+    def edit(self, session: Session, params: Any, args: list[str], progress: LineProgress) -> int:
         """Add the definition, and show it with its evidence."""
-        from tasks_lib.pins.add import AddRequest, apply, propose  # needs the steps, which `doit help` does not
-        from tasks_lib.pins.workspace import Workspace  # as above
-
         if len(args) != 1:
             raise usage_error("`add` needs one URL\n`doit help add` shows its options")
         strip = params["strip"]
@@ -114,16 +98,14 @@ class AddCommand(PinCommand):
 
     def _is_agreed(self, added: Added) -> bool:
         """Ask whether to write a definition."""
-        self.outstream.write(f"write {escape_text(added.name)} with {len(added.platforms)} platforms? [y/N] ")
+        self.outstream.write(
+            f"write {escape_text(added.name)} with {counted(len(added.platforms), 'platform')}? [y/N] "
+        )
         self.outstream.flush()
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     def _show_proposal(self, added: Added) -> None:
         """Write the definition and its evidence."""
-        from tasks_lib.network import redacted  # slow to import, not needed by `doit help`
-        from tasks_lib.pins.evidence import format_table  # needs the steps, which `doit help` does not
-        from tasks_lib.pins.yaml_style import INDENT, block  # as above
-
         if added.content:
             self.outstream.write(f"{block({added.name: added.content}, 0, INDENT)}\n\n")
         for platform, content in added.platforms.items():
@@ -137,9 +119,6 @@ class AddCommand(PinCommand):
 
     def _show_result(self, added: Added, params: Any) -> None:
         """Write what was written; everything as JSON."""
-        from tasks_lib.pins.evidence import to_json  # needs the steps, which `doit help` does not
-        from tasks_lib.pins.workspace import to_json as content_to_json  # as above
-
         own = added.integrity
         if params["format"] == "json":
             self.write_json({
@@ -176,9 +155,6 @@ def _is_terminal(stream: Any) -> bool:
 
 def load_definitions(session: Session) -> Definitions:
     """Return the definitions; none for a project that has no files of definitions yet."""
-    from tasks_lib.definitions import Definitions  # slow to import, not needed by `doit help`
-    from tasks_lib.layout import find_layout  # as above
-
     layout = find_layout(session.settings.fetchdefs)
     if layout.kind or any(path.suffix in (".yml", ".yaml") for place in layout.places for path in _list(place)):
         return session.definitions

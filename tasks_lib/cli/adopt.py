@@ -6,16 +6,33 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from tasks_lib.adopt import FoundDownload, find_downloads
+from tasks_lib.adopt.replacement import replace_commit, replace_file
+from tasks_lib.cli.add import load_definitions
 from tasks_lib.cli.sarif import SarifResult, SarifRule, format_sarif
-from tasks_lib.engine.base_command import SETTINGS_ONLY, BaseCommand, from_start, load_dodo, usage_error, yield_to_task
+from tasks_lib.context import Context
+from tasks_lib.definitions import Git, StaticUrl
+from tasks_lib.engine.base_command import (
+    PURPOSES,
+    SETTINGS_ONLY,
+    BaseCommand,
+    flag,
+    from_start,
+    load_dodo,
+    start_without_dodo,
+    usage_error,
+    yield_to_task,
+)
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, escape_lines, escape_text
+from tasks_lib.pins.add import AddRequest, add
+from tasks_lib.pins.workspace import Workspace
+from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.session import Session, current_session
-
-if TYPE_CHECKING:
-    from tasks_lib.adopt import FoundDownload
+from tasks_lib.ui.events import write_to_stderr
 
 _RULES: Final = {
     "unpinned": SarifRule("A download is not pinned to a digest"),
@@ -41,26 +58,17 @@ class AdoptCommand(BaseCommand):
     """`doit adopt`."""
 
     name = "adopt"
-    doc_purpose = "find downloads that are not pinned, in scripts, Dockerfiles and build files"
+    doc_purpose = PURPOSES["adopt"]
     doc_usage = "[PATH ...]"
     doc_description = (
         "PATH is a file or a directory (default: the current one). Nothing that is found is executed or edited. "
         "Exit status: 0 every download is pinned; 1 one is not, or is dead; 3 a path cannot be read."
     )
     cmd_options = (
-        {
-            "name": "check", "short": "", "long": "check", "type": bool, "default": False,
-            "help": "ask for each with a HEAD request, and show those that are dead",
-        },
-        {
-            "name": "write", "short": "", "long": "write", "type": bool, "default": False,
-            "help": "add a definition of each that is not pinned, as `doit add` does, and show its replacement",
-        },
-        {
-            "name": "sarif", "short": "", "long": "sarif", "type": bool, "default": False,
-            "help": "write what is not pinned as SARIF, for code scanning",
-        },
-    )  # fmt: skip
+        flag("check", "ask for each with a HEAD request, and show those that are dead"),
+        flag("write", "add a definition of each that is not pinned, as `doit add` does, and show its replacement"),
+        flag("sarif", "write what is not pinned as SARIF, for code scanning"),
+    )
 
     def execute(self, params: Any, args: list[str]) -> int:
         """Find downloads; a task of the dodo.py that is called `adopt` runs instead.
@@ -118,8 +126,6 @@ def _find(paths: Iterable[str]) -> Iterator[_CheckedDownload]:
     Raises:
         InvalidCommand: a path cannot be read.
     """
-    from tasks_lib.adopt import find_downloads  # loads the readers, which `doit help` does not need
-
     for given in paths:
         top = from_start(given)
         try:
@@ -132,8 +138,7 @@ def _find(paths: Iterable[str]) -> Iterator[_CheckedDownload]:
 
 def _session() -> Session:
     """Return a session that has read nothing yet; a directory without a dodo.py has settings, too."""
-    from doit_fetch import DOIT_CONFIG  # noqa: F401  # starts the session
-
+    start_without_dodo()
     session = current_session()
     assert session is not None
     return Session(session.settings, session.environ)
@@ -141,10 +146,6 @@ def _session() -> Session:
 
 def _find_dead(downloads: Sequence[_CheckedDownload]) -> set[str]:
     """Return the URLs of files that their servers do not have; a URL with an unknown variable is not asked."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from tasks_lib.context import Context
-
     session = _session()
     transport = Context(session.settings, session.environ, mirrors="none").transport
 
@@ -187,14 +188,6 @@ def _add(one: FoundDownload) -> str:
     Raises:
         FetchError: it cannot be downloaded or defined.
     """
-    from tasks_lib.adopt.replacement import replace_commit, replace_file
-    from tasks_lib.cli.add import load_definitions
-    from tasks_lib.definitions import Git, StaticUrl
-    from tasks_lib.pins.add import AddRequest, add
-    from tasks_lib.pins.workspace import Workspace
-    from tasks_lib.progress import LineProgress, describe_wait
-    from tasks_lib.ui.events import write_to_stderr
-
     session = _session()
     progress = LineProgress(write_to_stderr, describe_wait)
     workspace = Workspace(session.context, load_definitions(session), progress)

@@ -6,18 +6,17 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from tasks_lib.cli.definition_command import JSON, DefinitionCommand, format_option
 from tasks_lib.cli.sarif import SarifResult, SarifRule, format_sarif
-from tasks_lib.engine.base_command import OFFLINE, STARTED_IN
+from tasks_lib.engine.base_command import OFFLINE, PURPOSES, STARTED_IN, flag, option, usage_error
 from tasks_lib.errors import escape_text
+from tasks_lib.pins.audit import CODES, AuditReport, audit
 from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.session import Session
 from tasks_lib.ui.events import write_to_stderr
-
-if TYPE_CHECKING:
-    from tasks_lib.pins.audit import AuditReport
+from tasks_lib.units import counted
 
 #: Levels of findings; a warning unless it is named here. Source: SARIF 2.1.0 section 3.27.10.
 _LEVELS: Final = {"advisory": "error", "dead-source": "error", "one-source": "note", "no-update-source": "note"}
@@ -27,7 +26,7 @@ class AuditCommand(DefinitionCommand):
     """`doit audit`."""
 
     name = "audit"
-    doc_purpose = "show what makes definitions insecure, fragile or old"
+    doc_purpose = PURPOSES["audit"]
     doc_usage = "[NAME...]"
     doc_description = (
         "Without names: all definitions. Asks every source for one byte and downloads nothing. "
@@ -37,22 +36,18 @@ class AuditCommand(DefinitionCommand):
     cmd_options = (
         format_option(("text", "lines"), ("json", "a list of definitions"), ("sarif", "SARIF 2.1.0")),
         JSON,
-        {
-            "name": "sarif", "short": "", "long": "sarif", "type": bool, "default": False,
-            "help": "short for --format sarif",
-        },
-        {
-            "name": "osv", "short": "", "long": "osv", "metavar": "DIR|URL", "type": str, "default": "",
-            "help": "advisories: a directory or URL that holds ECOSYSTEM/all.zip",
-        },
+        flag("sarif", "short for --format sarif"),
+        option("osv", "advisories: a directory or URL that holds ECOSYSTEM/all.zip", metavar="DIR|URL"),
         OFFLINE,
-    )  # fmt: skip
+    )
 
     def answer(self, session: Session, fetches: Sequence[Any], params: Any) -> int:
         """Write the findings; return the exit status."""
-        from tasks_lib.pins.audit import audit  # loads the network, which `doit help` does not need
-
-        form = "json" if params["json"] else "sarif" if params["sarif"] else params["format"]
+        given = {name for name in ("json", "sarif") if params[name]}
+        given |= {params["format"]} if "format" in params._non_default_keys else set()
+        if len(given) > 1:
+            raise usage_error("--json, --sarif and --format name different formats\ngive one of them")
+        form = given.pop() if given else params["format"]
         osv = params["osv"]
         if osv and "://" not in osv:
             osv = str(Path(STARTED_IN.get(), osv))
@@ -72,7 +67,9 @@ class AuditCommand(DefinitionCommand):
                 self.outstream.write(f"{place}: not covered: {escape_text(text)}\n")
         count = sum(len(report.findings) for report in reports)
         unknown = sum(len(report.not_covered) for report in reports)
-        self.outstream.write(f"{len(reports)} definitions: {count} findings; not covered: {unknown}\n")
+        self.outstream.write(
+            f"{counted(len(reports), 'definition')}: {counted(count, 'finding')}; not covered: {unknown}\n"
+        )
 
     def _write_document(self, reports: Sequence[AuditReport], form: str) -> None:
         document = _to_sarif(reports) if form == "sarif" else [_as_json(report) for report in reports]
@@ -89,8 +86,6 @@ def _as_json(report: AuditReport) -> dict[str, Any]:
 
 def _to_sarif(reports: Sequence[AuditReport]) -> dict[str, Any]:
     """Return the findings as a SARIF log; what is not covered are notifications of the tool."""
-    from tasks_lib.pins.audit import CODES
-
     rules = {code: SarifRule(text, _LEVELS.get(code, "warning")) for code, text in CODES.items()}
     results = [
         SarifResult(finding.code, f"{report.name}: {finding.message}", report.file, report.line)

@@ -18,7 +18,7 @@ from doit.cmd_list import List as DoitList
 from doit.cmd_run import Run as DoitRun
 from doit.exceptions import InvalidCommand
 
-from tasks_lib.engine.base_command import OFFLINE, BaseCommand, format_write_error, usage_error
+from tasks_lib.engine.base_command import OFFLINE, BaseCommand, flag, format_write_error, option, usage_error
 from tasks_lib.engine.loader import Loader
 from tasks_lib.errors import FetchError, OfflineError, UnknownNameError, escape_lines, escape_text
 from tasks_lib.session import current_session
@@ -30,23 +30,10 @@ NOTHING_RAN: Final = 3
 INTERRUPTED: Final = 130
 
 #: Option in doit's format.
-QUIET: Final = {
-    "name": "quiet",
-    "short": "q",
-    "long": "quiet",
-    "type": bool,
-    "default": False,
-    "help": "show only warnings and failures; same as `-r quiet`",
-}
+QUIET: Final = flag("quiet", "show only warnings and failures; same as `-r quiet`", short="q")
 
 #: Option in doit's format.
-ON: Final = {
-    "name": "on",
-    "long": "on",
-    "type": str,
-    "default": "",
-    "help": "fetch and repack on the workers of a Dask cluster, dask://HOST:PORT; they write to the store",
-}
+ON: Final = option("on", "fetch and repack on the workers of a Dask cluster, dask://HOST:PORT; they write to the store")
 
 # untyped aliases of doit's classes: the parameters of each command's `_execute` are the names of its options
 _RUN: Any = DoitRun

@@ -10,6 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from doit.cmd_base import DodoTaskLoader
+from doit.doit_cmd import DoitMain
+
 #: Commands that take names of definitions.
 NAMING: Final = ("get", "path", "run", "list", "info", "why", "graph", "forget", "clean", "ignore", "verify")
 _LONG: Final = re.compile(r"(?<![\w-])--[a-z][\w-]*")
@@ -124,9 +127,6 @@ def _fish_row(name: str, options: list[str]) -> str:
 
 def _options_of_doit(own: Mapping[str, str]) -> dict[str, list[str]]:
     """Return the long options of doit's commands that the program does not replace."""
-    from doit.cmd_base import DodoTaskLoader
-    from doit.doit_cmd import DoitMain
-
     main: Any = DoitMain()  # type: ignore[no-untyped-call]  # doit has no types
     commands, loader = main.get_cmds(), DodoTaskLoader()  # type: ignore[no-untyped-call]
     found: dict[str, list[str]] = {}

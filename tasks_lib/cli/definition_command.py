@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import abc
-import fnmatch
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from tasks_lib.engine.base_command import BaseCommand, load_dodo, require_session, usage_error, yield_to_task
-from tasks_lib.errors import DefinitionError, FetchError, SettingError, escape_lines, escape_text
+from tasks_lib.cli.project_command import ProjectCommand
+from tasks_lib.definitions import Fetch
+from tasks_lib.definitions.lookup import find_definitions
+from tasks_lib.engine.base_command import flag
+from tasks_lib.errors import escape_text
 from tasks_lib.session import Session
 
-#: Exit status for definitions that cannot be used.
-UNUSABLE: Final = 2
-JSON: Final = {
-    "name": "json", "short": "", "long": "json", "type": bool, "default": False, "help": "short for --format json",
-}  # fmt: skip
+JSON: Final = flag("json", "short for --format json")
 
 
 def format_option(*choices: tuple[str, str]) -> dict[str, Any]:
@@ -27,31 +24,14 @@ def format_option(*choices: tuple[str, str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class DefinitionCommand(BaseCommand, abc.ABC):
+class DefinitionCommand(ProjectCommand):
     """A command about the fetch definitions that its arguments name, or all."""
 
-    def execute(self, params: Any, args: list[str]) -> int:
-        """Run the command; a task of the dodo.py that has its name runs instead.
+    unusable = 2
 
-        Raises:
-            InvalidCommand: the command line is wrong, or dodo.py does not use this package; doit prints the message.
-        """
-        load_dodo(self.loader, params)
-        yield_to_task(str(self.name), self.loader)
-        session = require_session(str(self.name))
-        try:
-            fetches = select_fetches(session, args)
-            return self.answer(session, fetches, params)
-        except DefinitionError as error:
-            sys.stderr.write(f"{escape_lines(str(error))}\n")
-            return UNUSABLE
-        except SettingError as error:
-            raise usage_error(str(error)) from None
-        except FetchError as error:
-            sys.stderr.write(f"{error}\n")
-            return 1
-        except KeyboardInterrupt:
-            return 130
+    def work(self, session: Session, params: Any, args: list[str]) -> int:
+        """Answer for the definitions that the arguments name."""
+        return self.answer(session, select_fetches(session, args), params)
 
     @abc.abstractmethod
     def answer(self, session: Session, fetches: Sequence[Any], params: Any) -> int:
@@ -66,31 +46,15 @@ class DefinitionCommand(BaseCommand, abc.ABC):
             self.outstream.write(f"{line.rstrip()}\n")
 
 
-def select_fetches(session: Session, words: Sequence[str]) -> list[Any]:
-    """Return the fetch definitions that the words mean, all of them without words, each once and in their order.
+def select_fetches(session: Session, words: Sequence[str]) -> list[Fetch]:
+    """Return the fetch definitions that the words mean, all of them without words, in the order of their files.
 
     Raises:
         DefinitionError: the definitions are invalid.
-        InvalidCommand: a word matches nothing.
+        UnknownNameError: a word matches nothing.
     """
     definitions = session.definitions
     if not words:
         return list(definitions.fetches.values())
-    chosen: set[str] = set()
-    for word in words:
-        name = word.removeprefix("fetch:")
-        try:
-            found = [definitions.fetch(name).name]
-        except KeyError:
-            found = fnmatch.filter(definitions.fetches, name) if "*" in name else []
-        if not found:
-            raise usage_error(_explain_unknown(name, definitions.fetches))
-        chosen.update(found)
-    return [fetch for name, fetch in definitions.fetches.items() if name in chosen]
-
-
-def _explain_unknown(name: str, known: Iterable[str]) -> str:
-    from tasks_lib.definitions.schema import suggest  # slow to import, needed only for an error
-
-    hint = escape_text(suggest(name, list(known)) or "`doit list --all` shows the definitions")
-    return f"no fetch definition is named {escape_text(name)!r}\n{hint}"
+    chosen = {one.name for one in find_definitions(definitions, words, ("fetch",))}
+    return [definitions.fetches[name] for name in definitions.fetches if name in chosen]

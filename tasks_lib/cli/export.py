@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from tasks_lib.cli.project_command import ProjectCommand
-from tasks_lib.engine.base_command import from_start, usage_error
-
-if TYPE_CHECKING:
-    from tasks_lib.session import Session
+from tasks_lib.engine.base_command import PURPOSES, from_start, option, usage_error
+from tasks_lib.export import export
+from tasks_lib.progress import LineProgress, describe_wait
+from tasks_lib.project import Project
+from tasks_lib.session import Session
+from tasks_lib.ui.events import write_to_stderr
+from tasks_lib.units import counted
 
 #: Definitions that are left out and shown by name.
 _MAX_SHOWN: Final = 5
@@ -19,7 +22,7 @@ class ExportCommand(ProjectCommand):
     """`doit export`."""
 
     name = "export"
-    doc_purpose = "give downloads to other programs: a directory in the layout of each"
+    doc_purpose = PURPOSES["export"]
     doc_usage = "LAYOUT DIR [NAME ...]"
     doc_description = (
         "LAYOUT is url, cas, sha256sum, distdir, bazel, conan, nix, meson, vcpkg, find-links, dotslash or cmake. "
@@ -27,20 +30,10 @@ class ExportCommand(ProjectCommand):
         "What the cache lacks is fetched first. Files of others in DIR stay. "
         "Prints the line that configures the program. Exit status: 0 success; 1 failure; 3 error of the definitions."
     )
-    cmd_options = (
-        {
-            "name": "url_base", "short": "", "long": "url-base", "metavar": "URL", "type": str, "default": "",
-            "help": "the URL at which DIR is served (default: its file: URL)",
-        },
-    )  # fmt: skip
+    cmd_options = (option("url-base", "the URL at which DIR is served (default: its file: URL)", metavar="URL"),)
 
     def work(self, session: Session, params: Any, args: list[str]) -> int:
         """Export."""
-        from tasks_lib.export import export  # loads the steps, which `doit help` does not need
-        from tasks_lib.progress import LineProgress, describe_wait
-        from tasks_lib.project import Project
-        from tasks_lib.ui.events import write_to_stderr
-
         if len(args) < 2:
             raise usage_error("`export` needs a layout and a directory\n`doit help export` shows the layouts")
         progress = LineProgress(write_to_stderr, describe_wait)
@@ -49,7 +42,7 @@ class ExportCommand(ProjectCommand):
         for line in _shortened(done.left_out):
             sys.stderr.write(f"not exported: {line}\n")
         written, unchanged, removed = done.changes
-        sys.stderr.write(f"{layout}: {written} files written, {unchanged} unchanged, {removed} removed\n")
+        sys.stderr.write(f"{layout}: {counted(written, 'file')} written, {unchanged} unchanged, {removed} removed\n")
         self.outstream.write(f"{done.line}\n")
         return 0
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any, Final
 
 from doit.cmd_base import DoitCmdBase
 from doit.cmd_help import Help as DoitHelp
 
 from tasks_lib.engine import help_pages
-from tasks_lib.engine.base_command import BaseCommand, require_directory, usage_error
+from tasks_lib.engine.base_command import PURPOSES, BaseCommand, require_directory, usage_error
 from tasks_lib.errors import SettingError, escape_lines
 from tasks_lib.session import current_session
 
@@ -26,15 +27,17 @@ class HelpCommand(BaseCommand, _HELP):  # type: ignore[misc]
     name = "help"
 
     def __init__(self, cmds: Any = None, **named: Any) -> None:
-        """Keep the commands; unlike doit's own command, load only those that are shown."""
+        """Keep the commands; unlike doit's own command, load only those that are needed."""
         DoitCmdBase.__init__(self, cmds=cmds, **named)  # type: ignore[no-untyped-call]  # doit has no types
         self.init_kwargs, self._cmds = named, cmds
 
     @cached_property
     def cmds(self) -> Mapping[str, Any]:
-        """All commands by name."""
-        commands: Mapping[str, Any] = self._cmds.to_dict()
-        return commands
+        """All commands by name, with their purposes; only commands of other packages are loaded."""
+        return {
+            name: SimpleNamespace(doc_purpose=PURPOSES[name]) if name in PURPOSES else self._cmds.get_plugin(name)
+            for name in self._cmds
+        }
 
     def print_usage(self, cmds: Mapping[str, Any]) -> None:
         """Write the list of commands and other help topics."""

@@ -11,7 +11,16 @@ from doit.cmd_info import opt_hide_status
 from doit.control import TaskControl
 
 from tasks_lib.cli.commands import TaskCommand
-from tasks_lib.engine.base_command import OFFLINE, format_write_error, require_session, usage_error
+from tasks_lib.cli.info_json import describe_task
+from tasks_lib.engine.base_command import (
+    OFFLINE,
+    PURPOSES,
+    flag,
+    format_write_error,
+    option,
+    require_session,
+    usage_error,
+)
 from tasks_lib.errors import escape_text
 from tasks_lib.graph import render
 from tasks_lib.graph.actions import step_of
@@ -36,23 +45,8 @@ _INFO_FORMAT: Final = {
     "default": "text",
     "choices": (("text", "for people"), ("json", "one list of objects, for programs")),
 }
-_JSON: Final = {
-    "name": "json",
-    "short": "",
-    "long": "json",
-    "type": bool,
-    "default": False,
-    "help": "same as `--format json`",
-}
-_OUTPUT: Final = {
-    "name": "into",
-    "short": "o",
-    "long": "output-file",
-    "metavar": "FILE",
-    "type": str,
-    "default": "",
-    "help": "write to this file [default: stdout]",
-}
+_JSON: Final = flag("json", "same as `--format json`")
+_OUTPUT: Final = option("output-file", "write to this file [default: stdout]", metavar="FILE", short="o", name="into")
 
 
 class _ExplainCommand(TaskCommand):
@@ -67,14 +61,18 @@ class _ExplainCommand(TaskCommand):
         if self.dep_manager.status_is_ignore(task):
             return "ignored", ["`doit forget` makes it run again"]
         status = self.dep_manager.get_status(task, control.tasks, get_log=True)
-        return status.status, explain(task, status, self.dep_manager.get_values(task.name), control.targets)
+        state = status.status
+        missing = status.reasons.get("missing_file_dep")
+        if state == "error" and missing and all(path in control.targets for path in missing):
+            state = "run"  # other tasks make what is missing
+        return state, explain(task, status, self.dep_manager.get_values(task.name), control.targets)
 
 
 class InfoCommand(_ExplainCommand):
     """`doit info`."""
 
     name = "info"
-    doc_purpose = "show details of a task: artifact, sources, provenance, dependents, why it would run"
+    doc_purpose = PURPOSES["info"]
     doc_usage = "TASK/TARGET..."
     doc_description = None
     cmd_options = (opt_hide_status, _INFO_FORMAT, _JSON, OFFLINE)
@@ -98,8 +96,6 @@ class InfoCommand(_ExplainCommand):
         return int(any(state not in ("up-to-date", "ignored") for state, _ in known.values()))
 
     def _write_json(self, tasks: list[Any], known: Mapping[str, tuple[str, list[str]]]) -> None:
-        from tasks_lib.cli.info_json import describe_task  # needed only for this format
-
         definitions = require_session(f"{self.name} --format json").definitions
         found = []
         for task in tasks:
@@ -149,17 +145,15 @@ class InfoCommand(_ExplainCommand):
 def _list_holders(task: Any) -> list[str] | None:
     """Return the shared stores that hold the output of a task, asked now; None without a store or an artifact."""
     session = current_session()
-    if session is None or not session.settings.stores:
+    fleet = session.context.fleet if session is not None else None
+    if session is None or fleet is None:
         return None
-    from tasks_lib.steps.shared_results import list_holders  # slow to import, needed only with a store
-
-    context = session.context
     arguments = (one for check, *_ in task.uptodate if isinstance(check, UpToDateCheck) for one in check.arguments[1:])
     for one in arguments:
         artifact = getattr(one, "output", one)
         if isinstance(artifact, Artifact):
-            integrity = find_integrity(context, artifact)
-            return list_holders(context, integrity, artifact.key, LineProgress(write_to_stderr, describe_wait))
+            integrity = find_integrity(session.context, artifact)
+            return fleet.list_holders(integrity, artifact.key, LineProgress(write_to_stderr, describe_wait))
     return None
 
 
@@ -175,7 +169,7 @@ class WhyCommand(_ExplainCommand):
     """`doit why`."""
 
     name = "why"
-    doc_purpose = "show which tasks would run, and which inputs changed since the last run"
+    doc_purpose = PURPOSES["why"]
     doc_usage = "[TASK/TARGET...]"
     doc_description = "Without names: the default tasks. Runs nothing."
     cmd_options = (OFFLINE,)
@@ -237,7 +231,7 @@ class GraphCommand(_ExplainCommand):
     """`doit graph`."""
 
     name = "graph"
-    doc_purpose = "write the graph of tasks as Mermaid, DOT or JSON"
+    doc_purpose = PURPOSES["graph"]
     doc_usage = "[TASK/TARGET...]"
     doc_description = "Without names: the default tasks. Runs nothing and needs no other program."
     cmd_options = (_FORMAT, _OUTPUT)

@@ -22,7 +22,17 @@ from msgspec.structs import replace
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.context import Context
 from tasks_lib.definitions import Definitions
-from tasks_lib.engine.base_command import OFFLINE, BaseCommand, load_dodo, require_session, usage_error, yield_to_task
+from tasks_lib.engine.base_command import (
+    OFFLINE,
+    PURPOSES,
+    BaseCommand,
+    flag,
+    load_dodo,
+    option,
+    require_session,
+    usage_error,
+    yield_to_task,
+)
 from tasks_lib.errors import CacheError, DefinitionError, FetchError, SettingError, escape_lines, escape_text
 from tasks_lib.incremental.definition_files import load
 from tasks_lib.incremental.resources import ReferencedFiles
@@ -44,7 +54,7 @@ from tasks_lib.steps.prune import (
 )
 from tasks_lib.steps.verify import Damage, Verification, VerifyReport
 from tasks_lib.ui.events import write_to_stderr
-from tasks_lib.units import format_age, format_size, parse_duration, parse_size
+from tasks_lib.units import counted, format_age, format_size, parse_duration, parse_size
 
 #: Items that `doit cache` lists as the largest and as the oldest.
 _MAX_LISTED: Final = 5
@@ -97,7 +107,7 @@ class VerifyCommand(SessionCommand):
     """`doit verify`."""
 
     name = "verify"
-    doc_purpose = "read all cached and extracted content and compare it with the digests"
+    doc_purpose = PURPOSES["verify"]
     doc_usage = "[TASK or GLOB ...]"
     doc_description: Any = (
         "Without names: every blob and result in the cache, every artifact and extracted tree of the definitions. "
@@ -105,12 +115,9 @@ class VerifyCommand(SessionCommand):
         "Exit status: 0 nothing is damaged, or all is repaired; 1 damaged; 3 error."
     )
     cmd_options = (
-        {
-            "name": "repair", "short": "", "long": "repair", "type": bool, "default": False,
-            "help": "rebuild damaged content: fetch, repack, extract",
-        },
+        flag("repair", "rebuild damaged content: fetch, repack, extract"),
         OFFLINE,
-    )  # fmt: skip
+    )
 
     def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Verify the content."""
@@ -123,7 +130,7 @@ class PruneCommand(SessionCommand):
     """`doit prune`."""
 
     name = "prune"
-    doc_purpose = "remove cached content that no definition needs"
+    doc_purpose = PURPOSES["prune"]
     doc_description: Any = (
         "Content is needed if the current definitions refer to it, or those of another directory that used this cache, "
         "under any SOURCE_DATE_EPOCH and limits that were used there. "
@@ -131,19 +138,18 @@ class PruneCommand(SessionCommand):
         "Exit status: 0 success; 1 over --max-size; 3 error."
     )
     cmd_options = (
-        {
-            "name": "max_size", "short": "", "long": "max-size", "metavar": "SIZE", "type": str, "default": "",
-            "help": "remove the least recently used content until the cache has at most this size (20GiB, 500MB)",
-        },
-        {
-            "name": "older_than", "short": "", "long": "older-than", "metavar": "AGE", "type": str, "default": "",
-            "help": "remove content that was not used for this long (30d, 12h; 0 for all that is not needed)",
-        },
-        {
-            "name": "dry_run", "short": "", "long": "dry-run", "type": bool, "default": False,
-            "help": "show what would be removed, why, and its size",
-        },
-    )  # fmt: skip
+        option(
+            "max-size",
+            "remove the least recently used content until the cache has at most this size (20GiB, 500MB)",
+            metavar="SIZE",
+        ),
+        option(
+            "older-than",
+            "remove content that was not used for this long (30d, 12h; 0 for all that is not needed)",
+            metavar="AGE",
+        ),
+        flag("dry-run", "show what would be removed, why, and its size"),
+    )
 
     def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Prune the cache."""
@@ -170,7 +176,7 @@ class CacheCommand(SessionCommand):
     """`doit cache`."""
 
     name = "cache"
-    doc_purpose = "show the content of the cache: sizes by kind, hit rates, largest and oldest items"
+    doc_purpose = PURPOSES["cache"]
 
     def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Show the content."""
@@ -358,7 +364,7 @@ def _format_hit_rates(runs: list[tuple[int, int, int]]) -> list[str]:
         hits, missed = map(sum, zip(*((hits, missed) for _, hits, missed in some), strict=True))
         return f"{hits} of {hits + missed} hits ({100 * hits / max(1, hits + missed):.0f} %)"
 
-    return [f"last run: {rate(runs[-1:])}", f"last {len(runs)} runs: {rate(runs)}"]
+    return [f"last run: {rate(runs[-1:])}", f"last {counted(len(runs), 'run')}: {rate(runs)}"]
 
 
 def _human_names(items: list[InventoryItem]) -> dict[tuple[int, int], str]:

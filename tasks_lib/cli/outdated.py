@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks_lib.cli.definition_command import JSON, DefinitionCommand, format_option
-from tasks_lib.engine.base_command import OFFLINE
+from tasks_lib.engine.base_command import OFFLINE, PURPOSES
+from tasks_lib.pins.outdated import look_up
 from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.session import Session
 from tasks_lib.ui.events import write_to_stderr
+from tasks_lib.units import counted
 
 _FIELDS = ("name", "have", "newest", "where", "evidence")
 
@@ -19,7 +21,7 @@ class OutdatedCommand(DefinitionCommand):
     """`doit outdated`."""
 
     name = "outdated"
-    doc_purpose = "show definitions of which upstream has a newer version"
+    doc_purpose = PURPOSES["outdated"]
     doc_usage = "[NAME...]"
     doc_description = (
         "Without names: all definitions. Each project is asked once; answers are kept for an hour. "
@@ -30,8 +32,6 @@ class OutdatedCommand(DefinitionCommand):
 
     def answer(self, session: Session, fetches: Sequence[Any], params: Any) -> int:
         """Write the newest versions; return the exit status."""
-        from tasks_lib.pins.outdated import look_up  # loads the network, which `doit help` does not need
-
         rows = look_up(session.context, fetches, LineProgress(write_to_stderr, describe_wait))
         older = [row for row in rows if row.state == "older"]
         unknown = [row for row in rows if row.state in ("unknown", "unlisted")]
@@ -43,7 +43,7 @@ class OutdatedCommand(DefinitionCommand):
                 self.write_table([[field.upper() for field in _FIELDS], *([*row[:5]] for row in older + unknown)])
             uncovered = sum(row.state == "not covered" for row in rows)
             self.outstream.write(
-                f"{len(rows)} definitions: {len(older)} older, {len(unknown)} could not be looked up, "
+                f"{counted(len(rows), 'definition')}: {len(older)} older, {len(unknown)} could not be looked up, "
                 f"{uncovered} not covered (no version)\n"
             )
         return 4 if unknown else int(bool(older))

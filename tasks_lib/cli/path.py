@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks_lib.cli.project_command import ProjectCommand
-from tasks_lib.engine.base_command import OFFLINE, usage_error
+from tasks_lib.engine.base_command import OFFLINE, PURPOSES, flag, usage_error
 from tasks_lib.progress import LineProgress, describe_wait
+from tasks_lib.project import Project
+from tasks_lib.session import Session
 from tasks_lib.ui.events import write_to_stderr
-
-if TYPE_CHECKING:
-    from tasks_lib.session import Session
 
 
 class PathCommand(ProjectCommand):
     """`doit path`."""
 
     name = "path"
-    doc_purpose = "print the path of an artifact or a tree, obtaining it if it is missing"
+    doc_purpose = PURPOSES["path"]
     doc_usage = "NAME"
     doc_description = (
         "NAME is the name of a definition, or fetch:NAME or toolchain:NAME. The path does not change with the version. "
         "Exit status: 0 success; 1 it cannot be obtained; 3 unknown name or error of the definitions."
     )
     cmd_options = (
-        {
-            "name": "tree", "short": "", "long": "tree", "type": bool, "default": False,
-            "help": "the extracted archive, or the directory of the toolchain",
-        },
+        flag("tree", "the extracted archive, or the directory of the toolchain"),
         OFFLINE,
-    )  # fmt: skip
+    )
 
     def work(self, session: Session, params: Any, args: list[str]) -> int:
         """Print the path."""
-        from tasks_lib.project import Project  # loads the steps, which `doit help` does not need
-
         if len(args) != 1:
             raise usage_error("`path` needs one name\n`doit help path` shows its options")
         project = Project(session, LineProgress(write_to_stderr, describe_wait))

@@ -11,42 +11,29 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from tasks_lib.cli.definition_command import UNUSABLE, format_option
+from tasks_lib.cli.definition_command import format_option
+from tasks_lib.cli.project_command import ProjectCommand
 from tasks_lib.engine.base_command import (
     STARTED_IN,
-    BaseCommand,
-    load_dodo,
+    flag,
     require_session,
-    usage_error,
-    yield_to_task,
+    start_without_dodo,
 )
-from tasks_lib.errors import DefinitionError, FetchError, SettingError, escape_lines
 from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.session import Session
 from tasks_lib.ui.events import write_to_stderr
 
-DRY_RUN: Final = {
-    "name": "dry_run", "short": "", "long": "dry-run", "type": bool, "default": False,
-    "help": "show what would be written, and write nothing",
-}  # fmt: skip
+DRY_RUN: Final = flag("dry-run", "show what would be written, and write nothing")
 FORMAT: Final = format_option(("text", "for people"), ("json", "for programs"))
 #: A word that is a variable for doit, not an argument. Source: doit 0.37, `DoitMain.process_args`.
 _VARIABLE: Final = re.compile(r"[A-Za-z_]\w*=")
 
 
-class PinCommand(BaseCommand, abc.ABC):
+class PinCommand(ProjectCommand):
     """A command that edits definitions. Exit status: 0 success; 1 failure; 2 unusable definitions; 3 usage error."""
 
     doc_usage = ""
-
-    @abc.abstractmethod
-    def work(self, session: Session, params: Any, args: list[str], progress: LineProgress) -> int:
-        """Do the work; return the exit status.
-
-        Raises:
-            InvalidCommand: the command line is wrong.
-            FetchError: it fails.
-        """
+    unusable = 2
 
     def get_options(self) -> list[Any]:
         """Return all options; one of doit's that has the name of an own one keeps its letter only: `-f` for dodo.py."""
@@ -65,38 +52,31 @@ class PinCommand(BaseCommand, abc.ABC):
         """
         return super().parse_execute(_restore(in_args, str(self.name)))
 
-    def execute(self, params: Any, args: list[str]) -> int:
-        """Run the command; a task of the dodo.py that has its name runs instead.
-
-        Raises:
-            InvalidCommand: the command line, a setting or the definitions are wrong; doit prints the message.
-        """
-        session = self._start(params)
+    def work(self, session: Session, params: Any, args: list[str]) -> int:
+        """Edit, and show what was done as text or JSON."""
         if params["json"]:
             params["format"] = "json"
-        try:
-            return self.work(session, params, args, LineProgress(write_to_stderr, describe_wait))
-        except DefinitionError as error:
-            sys.stderr.write(f"{escape_lines(str(error))}\n")
-            return UNUSABLE
-        except SettingError as error:
-            raise usage_error(escape_lines(str(error))) from None
-        except FetchError as error:
-            sys.stderr.write(f"ERROR: {escape_lines(str(error))}\n")
-            return 1
-        except KeyboardInterrupt:
-            return 130
+        return self.edit(session, params, args, LineProgress(write_to_stderr, describe_wait))
 
-    def _start(self, params: Any) -> Session:
-        """Return the session; a project without a dodo.py has the settings of its environment and pyproject.toml."""
-        if not Path("dodo.py").exists() and params.get("dodoFile", "") == "dodo.py":
-            import doit_fetch
+    @abc.abstractmethod
+    def edit(self, session: Session, params: Any, args: list[str], progress: LineProgress) -> int:
+        """Do the work; return the exit status.
 
-            doit_fetch.DOIT_CONFIG  # noqa: B018  # starts the session
-        else:
-            load_dodo(self.loader, params)
-        yield_to_task(str(self.name), self.loader)
-        return require_session(str(self.name))
+        Raises:
+            InvalidCommand: the command line is wrong.
+            FetchError: it fails.
+        """
+
+    def start(self, params: Any) -> Session:
+        """Return the session; a project without a dodo.py has the settings of its environment and pyproject.toml.
+
+        Raises:
+            InvalidCommand: as `execute`.
+        """
+        if Path("dodo.py").exists() or params.get("dodoFile", "") != "dodo.py":
+            return super().start(params)
+        start_without_dodo()
+        return require_session(self.name)
 
     def write_json(self, value: Any) -> None:
         """Write a JSON document."""

@@ -8,15 +8,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+import doit_fetch
 from tasks_lib.errors import FetchError, escape_text
+from tasks_lib.fs.atomic import write_best_effort
+from tasks_lib.fs.processes import replace_process
 from tasks_lib.incremental import path_notes
-from tasks_lib.incremental.path_notes import find_project
 from tasks_lib.packaging.versions import add_arguments
+from tasks_lib.progress import LineProgress, describe_wait
+from tasks_lib.settings import SETTINGS
+from tasks_lib.ui.events import write_to_stderr
 
 if TYPE_CHECKING:
     from tasks_lib.project import Project
@@ -44,7 +52,9 @@ def run(words: list[str], environ: Mapping[str, str]) -> int:
     if words[:1] == ["help"] and words[1:2] and words[1] in COMMANDS:
         words = [words[1], "--help"]
     if words and words[0] not in COMMANDS and words[0] not in ("-h", "--help", "--version"):
-        return _doit(words)
+        from tasks_lib.cli.doit_program import run_doit  # loads doit, which the commands of this program do not need
+
+        return run_doit(words)
     if not words:
         _parser().print_help()
         return 2
@@ -66,8 +76,6 @@ def run(words: list[str], environ: Mapping[str, str]) -> int:
 
 def _split(words: list[str]) -> tuple[list[str], dict[str, str], list[str]]:
     """Return the words for the parser, the settings among them (`offline=1`), and the command that `run` starts."""
-    from tasks_lib.settings import SETTINGS  # slow to import, not needed for words of doit
-
     known = {one.variable for one in SETTINGS} - {""}
     end = len(words)
     if words[0] == "run":  # its command begins after `--`, or with the second word that is not an option or a setting
@@ -87,44 +95,7 @@ def _is_option(word: str, known: set[str]) -> bool:
     return _is_setting(word, known) or (word[:1] == "-" and word != "--")
 
 
-def _doit(words: list[str]) -> int:
-    """Run doit in the directory of the project, with a built-in dodo.py if it has none."""
-    if "" in words:  # doit ends with a traceback
-        sys.stderr.write("ERROR: a word of the command line is empty\ncheck the variables from which it comes\n")
-        return 3
-    from doit.cmd_base import NamespaceTaskLoader
-    from doit.doit_cmd import DoitMain
-
-    from tasks_lib.engine.base_command import IS_OWN_PROGRAM, SETTINGS_ONLY, STARTED_IN
-    from tasks_lib.settings import load_project
-
-    class BuiltinLoader(NamespaceTaskLoader):  # type: ignore[misc,unused-ignore]  # doit has no types
-        """Loader with the names of the dodo.py that `init` writes."""
-
-        def setup(self, _options: object) -> None:
-            """Import the names: the settings of the command line are known by now."""
-            import doit_fetch
-
-            self.namespace = {name: getattr(doit_fetch, name) for name in ("DOIT_CONFIG", "task_fetchdefs")}
-
-    STARTED_IN.set(os.getcwd())  # noqa: PTH109  # paths on the command line are relative to it
-    SETTINGS_ONLY.set(words[0] in _READING)
-    os.chdir(find_project(STARTED_IN.get()))
-    try:
-        load_project(Path("pyproject.toml"))  # doit reads it first, and ends with a traceback if it is not TOML
-    except FetchError as error:
-        sys.stderr.write(f"ERROR: {error}\n")
-        return 3
-    IS_OWN_PROGRAM.set(True)
-    main: Any = DoitMain  # doit has no types
-    builtin: Any = BuiltinLoader
-    return int(main(None if Path("dodo.py").exists() else builtin()).run(words) or 0)
-
-
 def _load(options: argparse.Namespace) -> Project:
-    import doit_fetch
-    from tasks_lib.progress import LineProgress, describe_wait
-    from tasks_lib.ui.events import write_to_stderr
 
     progress = LineProgress(write_to_stderr, describe_wait)
     offline = True if options.offline else None
@@ -135,15 +106,15 @@ def _path(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
     project = _load(options)
     path = str(project.tree(options.name) if options.tree else project.fetch(options.name))
     if files := project.dependencies(options.name, "tree" if options.tree else "fetch"):
-        path_notes.write(str(project.cache), sys.argv[1:], environ, path, files)
+        note, content = path_notes.compose(str(project.cache), sys.argv[1:], environ, path, files)
+        with contextlib.suppress(OSError):
+            Path(note).parent.mkdir(mode=0o755, exist_ok=True)
+            write_best_effort(Path(note), content)
     print(path)  # noqa: T201  # a program
 
 
 def _get(options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
     """Copy an artifact; replace a file atomically."""
-    import shutil
-    import tempfile
-
     project = _load(options)
     source = project.fetch(options.name)
     target = Path(options.dest or source.name)
@@ -164,8 +135,6 @@ def _get(options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
 
 def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Become a command whose PATH begins with the programs of a tree."""
-    from tasks_lib.subprocesses import replace_process  # slow to import, needed only by this command
-
     words = options.words
     if not words:
         raise FetchError("missing command", hint="doit-fetch run NAME -- COMMAND...")
@@ -224,15 +193,11 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace, Mapping[str, str]], i
     "completion": _completion,
 }
 
-#: Commands of doit that create nothing, not even the directory of the cache.
-_READING: Final = ("adopt",)
-
 
 class _Version(argparse.Action):
     """Print the versions; reading them takes longer than most commands."""
 
     def __call__(self, *_: object) -> None:
-        from importlib.metadata import version  # slow to import
 
         print(f"doit-fetch {version('doit-fetch')}, doit {version('doit')}")  # noqa: T201  # a program
         raise SystemExit(0)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks_lib.cli.project_command import ProjectCommand
-from tasks_lib.engine.base_command import from_start
+from tasks_lib.engine.base_command import PURPOSES, from_start, option
+from tasks_lib.engine.downloads import IS_MISSING
 from tasks_lib.errors import escape_lines
-
-if TYPE_CHECKING:
-    from tasks_lib.session import Session
+from tasks_lib.export.proof import prove
+from tasks_lib.progress import Silent
+from tasks_lib.project import Project
+from tasks_lib.session import Session
 
 
 class ProveCommand(ProjectCommand):
     """`doit prove`."""
 
     name = "prove"
-    doc_purpose = "build in an empty cache without a network, to show that no origin is needed"
+    doc_purpose = PURPOSES["prove"]
     doc_usage = "[NAME ...]"
     doc_description = (
         "NAME is the name of a definition or a glob; without names, what `doit` makes. The build runs in a network "
@@ -25,19 +27,16 @@ class ProveCommand(ProjectCommand):
         "Exit status: 0 no origin is needed; 1 downloads are missing, or the build failed; 3 error of the definitions."
     )
     cmd_options = (
-        {
-            "name": "source", "short": "", "long": "from", "metavar": "DIR|URL", "type": str, "default": "",
-            "help": "what `doit export` wrote, or its URL (default: the stores of the settings, else the cache)",
-        },
-    )  # fmt: skip
+        option(
+            "from",
+            "what `doit export` wrote, or its URL (default: the stores of the settings, else the cache)",
+            metavar="DIR|URL",
+            name="source",
+        ),
+    )
 
     def work(self, session: Session, params: Any, args: list[str]) -> int:
         """Prove."""
-        from tasks_lib.engine.offline import IS_MISSING
-        from tasks_lib.export.proof import prove  # loads the steps, which `doit help` does not need
-        from tasks_lib.progress import Silent
-        from tasks_lib.project import Project
-
         source = params["source"]
         proof = prove(Project(session, Silent()), args, source, Silent(), IS_MISSING, from_start(""))
         if proof.weakness:

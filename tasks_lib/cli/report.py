@@ -6,36 +6,23 @@ from pathlib import Path
 from typing import Any, Final
 
 from tasks_lib.engine.base_command import (
+    PURPOSES,
     BaseCommand,
     format_write_error,
     load_dodo,
+    option,
     require_session,
     usage_error,
     yield_to_task,
 )
+from tasks_lib.report import page, trace
 from tasks_lib.report.record import RecordError, load
 
 __all__ = ["ReportCommand"]
 
 _OPTIONS: Final = (
-    {
-        "name": "page",
-        "short": "o",
-        "long": "page",
-        "metavar": "FILE",
-        "type": str,
-        "default": "",
-        "help": "path of the page [default: report.html in the build directory]",
-    },
-    {
-        "name": "trace",
-        "short": "",
-        "long": "trace",
-        "metavar": "FILE",
-        "type": str,
-        "default": "",
-        "help": "path of the Chrome trace [default: trace.json in the build directory]",
-    },
+    option("page", "path of the page [default: report.html in the build directory]", metavar="FILE", short="o"),
+    option("trace", "path of the Chrome trace [default: trace.json in the build directory]", metavar="FILE"),
 )
 
 
@@ -43,7 +30,7 @@ class ReportCommand(BaseCommand):
     """`doit report`."""
 
     name = "report"
-    doc_purpose = "write a page and a trace of the last run"
+    doc_purpose = PURPOSES["report"]
     doc_usage = ""
     doc_description = "The page needs no network; open the trace in Perfetto."
     cmd_options = _OPTIONS
@@ -54,8 +41,6 @@ class ReportCommand(BaseCommand):
         Raises:
             InvalidCommand: nothing is recorded, or a file cannot be written; doit prints the message.
         """
-        from tasks_lib.report import page, trace  # not needed by `doit help`, which imports this module
-
         load_dodo(self.loader, params)
         yield_to_task(self.name, self.loader)
         if args:

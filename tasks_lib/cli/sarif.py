@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
@@ -33,8 +34,6 @@ def format_sarif(
     rules: Mapping[str, SarifRule], results: Iterable[SarifResult], notes: Iterable[SarifResult] = ()
 ) -> dict[str, Any]:
     """Return a log with one run, ready for JSON; `notes` are notifications of the tool and no findings."""
-    from importlib.metadata import version  # slow to import, needed only for this format
-
     driver = {
         "name": "doit-fetch",
         "version": version("doit-fetch"),

@@ -5,23 +5,23 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks_lib.cli.definition_command import DefinitionCommand, format_option
-from tasks_lib.engine.base_command import OFFLINE, STARTED_IN, format_write_error, usage_error
+from tasks_lib.engine.base_command import OFFLINE, PURPOSES, STARTED_IN, format_write_error, option, usage_error
 from tasks_lib.errors import ToolError
+from tasks_lib.pins.materials import Material, list_materials
+from tasks_lib.pins.spdx import write_spdx
 from tasks_lib.session import Session
-
-if TYPE_CHECKING:
-    from tasks_lib.pins.materials import Material
 
 
 class SbomCommand(DefinitionCommand):
     """`doit sbom`."""
 
     name = "sbom"
-    doc_purpose = "write a bill of materials: CycloneDX or SPDX"
+    doc_purpose = PURPOSES["sbom"]
     doc_usage = "[NAME...]"
     doc_description = (
         "Without names: all definitions. Makes no request. With SOURCE_DATE_EPOCH, the same definitions give the same "
@@ -30,12 +30,9 @@ class SbomCommand(DefinitionCommand):
     )
     cmd_options = (
         format_option(("cyclonedx-1.6", "JSON"), ("cyclonedx-1.7", "JSON"), ("spdx-2.3", "JSON")),
-        {
-            "name": "into", "short": "o", "long": "output-file", "metavar": "FILE", "type": str, "default": "",
-            "help": "write to this file [default: stdout]",
-        },
+        option("output-file", "write to this file [default: stdout]", metavar="FILE", short="o", name="into"),
         OFFLINE,
-    )  # fmt: skip
+    )
 
     def answer(self, session: Session, fetches: Sequence[Any], params: Any) -> int:
         """Write the bill of materials; return the exit status.
@@ -44,8 +41,6 @@ class SbomCommand(DefinitionCommand):
             ToolError: the extra `sbom` is not installed.
             InvalidCommand: the file cannot be written.
         """
-        from tasks_lib.pins.materials import list_materials  # loads what `doit help` does not need
-
         materials = list_materials(session.context, session.definitions, fetches)
         epoch = session.settings.source_date_epoch
         created_s = int(time.time()) if epoch is None else epoch
@@ -66,18 +61,14 @@ def write(materials: Sequence[Material], form: str, created_s: int) -> str:
     Raises:
         ToolError: the extra `sbom` is not installed.
     """
-    from importlib.metadata import version  # slow to import
-
     tool = version("doit-fetch")
     identity = hashlib.sha256(
         f"{form} {tool} {created_s} {materials!r}".encode("utf-8", "backslashreplace")
     ).hexdigest()
     if form == "spdx-2.3":
-        from tasks_lib.pins.spdx import write_spdx
-
         return write_spdx(materials, tool=tool, created_s=created_s, identity=identity)
     try:
-        from tasks_lib.pins.cyclonedx import write_cyclonedx
+        from tasks_lib.pins.cyclonedx import write_cyclonedx  # an optional dependency
     except ModuleNotFoundError as error:
         raise ToolError(
             f"--format {form} needs the library cyclonedx-python-lib",

@@ -8,11 +8,17 @@ from typing import Any, Final
 
 from tasks_lib.cli.maintenance import SessionCommand, load_plan, print_lines
 from tasks_lib.context import Context
-from tasks_lib.engine.base_command import from_start, usage_error
+from tasks_lib.definitions import Definitions, Fetch, Toolchain
+from tasks_lib.definitions.lookup import find_definitions
+from tasks_lib.engine.base_command import PURPOSES, flag, from_start, option, usage_error
 from tasks_lib.errors import SettingError, StoreError, UnknownNameError, escape_text
 from tasks_lib.incremental.selection import closure
 from tasks_lib.progress import LineProgress
+from tasks_lib.steps.store_prune import prune_store
+from tasks_lib.steps.store_status import describe_stores
+from tasks_lib.steps.transfer import list_shared_items, pull, push
 from tasks_lib.store.fleet import Counts
+from tasks_lib.store.records import generate_key
 from tasks_lib.units import format_size, parse_duration
 
 _ACTIONS: Final = ("status", "push", "pull", "keygen", "prune")
@@ -22,7 +28,7 @@ class StoreCommand(SessionCommand):
     """`doit store`."""
 
     name = "store"
-    doc_purpose = "show the shared stores, push to them, pull from them, prune them"
+    doc_purpose = PURPOSES["store"]
     doc_usage = "[push [NAME ...] | pull [NAME ...] | keygen FILE | prune]"
     doc_description: Any = (
         "Without a word: what each store can do: reads, writes, ranges, latency, clock, whose results are used. "
@@ -33,23 +39,11 @@ class StoreCommand(SessionCommand):
         "Exit status: 0 success; 1 a store failed, was not asked or must not be written to; 3 error."
     )
     cmd_options = (
-        {
-            "name": "dry_run", "short": "", "long": "dry-run", "type": bool, "default": False,
-            "help": "push, prune: show what would be written or deleted",
-        },
-        {
-            "name": "older_than", "short": "", "long": "older-than", "metavar": "AGE", "type": str, "default": "",
-            "help": "prune: delete what was written longer ago than this (90d, 12h)",
-        },
-        {
-            "name": "all", "short": "", "long": "all", "type": bool, "default": False,
-            "help": "prune: also delete what these definitions need",
-        },
-        {
-            "name": "yes", "short": "", "long": "yes", "type": bool, "default": False,
-            "help": "prune: delete without --dry-run first",
-        },
-    )  # fmt: skip
+        flag("dry-run", "push, prune: show what would be written or deleted"),
+        option("older-than", "prune: delete what was written longer ago than this (90d, 12h)", metavar="AGE"),
+        flag("all", "prune: also delete what these definitions need"),
+        flag("yes", "prune: delete without --dry-run first"),
+    )
 
     def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Do one of the actions."""
@@ -78,16 +72,23 @@ class StoreCommand(SessionCommand):
         return _prune(context, params) if action == "prune" else _status(context)
 
 
+def _select(definitions: Definitions, names: list[str]) -> tuple[list[str], list[str]]:
+    """Return the fetches and toolchains that the names mean; all without names."""
+    if not names:
+        return list(definitions.fetches), list(definitions.toolchains)
+    found = find_definitions(definitions, names)
+    fetches = [one.name for one in found if isinstance(one, Fetch)]
+    return fetches, [one.name for one in found if isinstance(one, Toolchain)]
+
+
 def _list_items(context: Context, names: list[str]) -> list[Any]:
-    from tasks_lib.steps.transfer import list_shared_items, select_names
 
     plan = load_plan(context)
-    fetches, toolchains = closure(plan.definitions, *select_names(plan.definitions, names))
+    fetches, toolchains = closure(plan.definitions, *_select(plan.definitions, names))
     return list(list_shared_items(plan, fetches, toolchains))
 
 
 def _keygen(names: list[str]) -> int:
-    from tasks_lib.store.records import generate_key
 
     if len(names) != 1:
         raise usage_error("`store keygen` needs the name of one file")
@@ -104,7 +105,6 @@ def _keygen(names: list[str]) -> int:
 
 
 def _push(context: Context, names: list[str], params: Any, progress: LineProgress) -> int:
-    from tasks_lib.steps.transfer import push
 
     opening, counts = context.opening, Counts()
     verdict = opening.verdict
@@ -126,7 +126,6 @@ def _push(context: Context, names: list[str], params: Any, progress: LineProgres
 
 
 def _pull(context: Context, names: list[str], progress: LineProgress) -> int:
-    from tasks_lib.steps.transfer import pull
 
     items = _list_items(context, names)
     pulled, absent = pull(context, items, progress)
@@ -138,7 +137,6 @@ def _pull(context: Context, names: list[str], progress: LineProgress) -> int:
 
 
 def _prune(context: Context, params: Any) -> int:
-    from tasks_lib.steps.store_prune import prune_store
 
     if not params["older_than"]:
         raise usage_error("`store prune` needs --older-than AGE, such as 90d")
@@ -166,7 +164,6 @@ def _prune(context: Context, params: Any) -> int:
 
 
 def _status(context: Context) -> int:
-    from tasks_lib.steps.store_status import describe_stores
 
     lines, status = describe_stores(context.opening)
     print_lines(lines)

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from tasks_lib.cli.definition_command import JSON, select_fetches
 from tasks_lib.cli.pin_command import DRY_RUN, FORMAT, PinCommand
-from tasks_lib.engine.base_command import usage_error
+from tasks_lib.definitions import Fetch
+from tasks_lib.engine.base_command import PURPOSES, flag, option, usage_error
 from tasks_lib.errors import CancelledError, FetchError, escape_lines, escape_text
+from tasks_lib.pins.commits import Target
+from tasks_lib.pins.outdated import look_up
+from tasks_lib.pins.update import Updated, UpdateRequest, update
+from tasks_lib.pins.workspace import Workspace
 from tasks_lib.progress import LineProgress
 from tasks_lib.session import Session
-
-if TYPE_CHECKING:
-    from tasks_lib.definitions import Fetch
-    from tasks_lib.pins.commits import Target
-    from tasks_lib.pins.update import Updated, UpdateRequest
-    from tasks_lib.pins.workspace import Workspace
 
 
 class UpdateCommand(PinCommand):
     """`doit update`."""
 
     name = "update"
-    doc_purpose = "move definitions to other versions, after downloading and verifying them"
+    doc_purpose = PURPOSES["update"]
     doc_usage = "NAME..."
     doc_description = (
         "Without --to and --url: to the newest version; if there is none, the present URL is measured again. Only the "
@@ -31,25 +31,16 @@ class UpdateCommand(PinCommand):
         "updated, and is as it was; 2 unusable definitions; 3 invalid command line."
     )
     cmd_options = (
-        {
-            "name": "all", "short": "", "long": "all", "type": bool, "default": False, "help": "all fetch definitions",
-        },
-        {
-            "name": "to", "short": "", "long": "to", "type": str, "default": "",
-            "help": "version or tag; 1.10 and v1.10 mean the same tag",
-        },
-        {
-            "name": "url", "short": "", "long": "url", "type": str, "default": "",
-            "help": "new URL, for one definition",
-        },
-        DRY_RUN, JSON, FORMAT,
-    )  # fmt: skip
+        flag("all", "all fetch definitions"),
+        option("to", "version or tag; 1.10 and v1.10 mean the same tag"),
+        option("url", "new URL, for one definition"),
+        DRY_RUN,
+        JSON,
+        FORMAT,
+    )
 
-    def work(self, session: Session, params: Any, args: list[str], progress: LineProgress) -> int:
+    def edit(self, session: Session, params: Any, args: list[str], progress: LineProgress) -> int:
         """Update the definitions one after the other; go on after a failure."""
-        from tasks_lib.pins.update import UpdateRequest  # needs the steps, which `doit help` does not
-        from tasks_lib.pins.workspace import Workspace  # as above
-
         if bool(args) == params["all"]:
             raise usage_error("`update` needs names, or --all\n`doit help update` shows its options")
         fetches = select_fetches(session, args)
@@ -91,9 +82,6 @@ class UpdateCommand(PinCommand):
 
 def _find_newest(workspace: Workspace, fetches: list[Fetch], request: UpdateRequest) -> dict[str, Target]:
     """Return where each definition goes; nowhere if the command line says it, or if nothing newer is known."""
-    from tasks_lib.pins.commits import Target  # as above
-    from tasks_lib.pins.outdated import look_up  # needs the network, which `doit help` does not
-
     targets = {fetch.name: Target() for fetch in fetches}
     if not request.to and not request.url:
         for one in look_up(workspace.context, fetches, workspace.progress):
@@ -106,10 +94,6 @@ def _find_newest(workspace: Workspace, fetches: list[Fetch], request: UpdateRequ
 
 def _update(workspace: Workspace, fetch: Fetch, request: UpdateRequest, newest: Target) -> Updated:
     """Update one definition; return a failure instead of raising it."""
-    from pathlib import Path
-
-    from tasks_lib.pins.update import Updated, update  # needs the steps, which `doit help` does not
-
     try:
         return update(workspace, fetch, request, newest)
     except CancelledError:

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from typing import Final
 
-from tasks_lib.definitions.schema import suggest
 from tasks_lib.definitions.values import Definitions, Fetch, FetchesEntry, RefusedDefinition, StaticUrl, Toolchain
-from tasks_lib.errors import Problem
+from tasks_lib.errors import Problem, suggest
 from tasks_lib.formats import Reshape
 
 Aliases = dict[str, str]

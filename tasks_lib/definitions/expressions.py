@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import re2
+
 
 @functools.lru_cache(maxsize=256)
 def compile_expression(pattern: str) -> Any:
@@ -13,8 +15,6 @@ def compile_expression(pattern: str) -> Any:
     Raises:
         ValueError: it is invalid, too large, or has a construct that has no linear time, such as a lookahead.
     """
-    import re2  # needed only with an expression
-
     re2.set_fallback_notification(re2.FALLBACK_EXCEPTION)  # never the backtracking matcher of the standard library
     try:
         return re2.compile(pattern)

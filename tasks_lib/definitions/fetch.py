@@ -11,11 +11,11 @@ from typing import Final
 
 from tasks_lib.definitions.fields import ANYTHING, KEYED_NAMES, NAME_FIELD, RELATIVE, TEXT, name_keyed
 from tasks_lib.definitions.platform_fields import BY_PLATFORM, ByPlatform, has_platforms, read_platforms
-from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of, suggest
+from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of
 from tasks_lib.definitions.source_fields import GIT, HG, SOURCES, STATIC_URL, read_repository, read_static_url
 from tasks_lib.definitions.values import DEFAULT_ARTIFACT_PREFIX, Fetch, Git, Hg, StaticUrl
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree
-from tasks_lib.errors import find_similar
+from tasks_lib.errors import find_similar, suggest
 
 _REFUSED_TYPES: Final = {
     "chromium-fetch": "it runs a script from Mozilla that requests 'latest', which is not reproducible",

@@ -7,22 +7,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from tasks_lib.definitions.fields import TEXTS
 from tasks_lib.definitions.schema import Field, FieldError, Location
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree
-from tasks_lib.errors import SettingError
-from tasks_lib.network import HEADER_NAME, header_fault, read_secret
+from tasks_lib.network import DOLLAR, HEADER_NAME, Headers, header_fault
 
-#: Name and value of each header, in order; references in a value are not resolved.
-Headers = tuple[tuple[str, str], ...]
-
-#: In a value: a dollar and what may follow it, `$$` or `${NAME}`.
-_DOLLAR: Final = re.compile(r"\$(?:\$|\{([A-Z_][A-Z0-9_]*)\})?")
 #: A reference whose name is not an upper-case one; only a name is quoted, since other text may be a secret.
 _MISSPELT: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]{0,63})\}")
 
@@ -69,17 +62,12 @@ def _written(node: Node) -> Iterator[_Written]:
 
 def _reference_fault(value: str) -> str:
     """Return which reference to the environment is misspelt, with the next step; "" if none is."""
-    for found in _DOLLAR.finditer(value):
+    for found in DOLLAR.finditer(value):
         if found[0] == "$":
             named = _MISSPELT.match(value, found.start())
             which = f"invalid reference ${{{named[1]}}}" if named else "'$' without a valid reference"
             return f"{which}: write ${{NAME}}, in upper case, for a variable of the environment, and $$ for a dollar"
     return ""
-
-
-def has_reference(headers: Headers) -> bool:
-    """Return whether a value refers to a variable of the environment."""
-    return any(found[1] for _, value in headers for found in _DOLLAR.finditer(value))
 
 
 def is_private_route(url: str) -> bool:
@@ -92,30 +80,6 @@ def is_private_route(url: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def resolve_headers(headers: Headers, environ: Mapping[str, str], name: str) -> dict[str, str]:
-    """Return the headers to send: `${NAME}` replaced from `environ`, `$$` with a dollar.
-
-    Args:
-        headers: of a definition.
-        environ: the environment.
-        name: of the definition, for messages.
-
-    Raises:
-        SettingError: a variable is not set or empty, or HTTP does not allow its value.
-    """
-
-    def value_of(header: str, found: re.Match[str]) -> str:
-        if not (variable := found[1]):
-            return "$"
-        value = read_secret(environ, variable)
-        if not value:
-            message = f"{name}: the environment variable {variable} is not set, but the header {header} needs it"
-            raise SettingError(message, hint=f"set {variable}; no server was asked")
-        return value
-
-    return {header: _DOLLAR.sub(partial(value_of, header), text) for header, text in headers}
 
 
 HEADERS: Final = Field(

@@ -18,10 +18,11 @@ from urllib.parse import quote, urlsplit
 
 from tasks_lib.definitions.expressions import compile_expression
 from tasks_lib.definitions.fields import NAME, TEXT, TEXTS, check_download_url, one_of, one_or_list, read_text
-from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of, suggest
+from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of
 from tasks_lib.definitions.taskgraph import taskgraph_digest
 from tasks_lib.definitions.values import Fetch, Place, StaticUrl, scheme_fault
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, parse_yaml
+from tasks_lib.errors import suggest
 from tasks_lib.network import parse_address, reached_by
 
 #: Maximum number of URLs for one definition; more would be a mistake in the rules.

@@ -27,47 +27,51 @@ class PackedDefinitions(MutableMapping[str, Value], Generic[Value]):
         """Create an empty mapping that keeps fewer than `most_fresh` values as they are."""
         self._most_fresh = most_fresh
         self._texts: dict[str, bytes] = {}
-        #: The values that are not encoded yet; all of them come after the encoded ones.
-        self.fresh: dict[str, Value] = {}
+        self._fresh: dict[str, Value] = {}  # not encoded yet; all of them come after the encoded ones
 
     def __getitem__(self, name: str) -> Value:
-        value = self.fresh.get(name)
+        value = self._fresh.get(name)
         return cast("Value", decode(self._texts[name])) if value is None else value
 
     def __setitem__(self, name: str, value: Value) -> None:
         if name in self._texts:
             self._texts[name] = encode(value)
             return
-        self.fresh[name] = value
-        if len(self.fresh) >= self._most_fresh:
+        self._fresh[name] = value
+        if len(self._fresh) >= self._most_fresh:
             self._pack()
 
     def __delitem__(self, name: str) -> None:
-        del (self.fresh if name in self.fresh else self._texts)[name]
+        del (self._fresh if name in self._fresh else self._texts)[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self.fresh or name in self._texts
+        return name in self._fresh or name in self._texts
 
     def __iter__(self) -> Iterator[str]:
         yield from self._texts
-        yield from self.fresh
+        yield from self._fresh
 
     def __reversed__(self) -> Iterator[str]:
-        yield from reversed(self.fresh)
+        yield from reversed(self._fresh)
         yield from reversed(self._texts)
 
     def __len__(self) -> int:
-        return len(self._texts) + len(self.fresh)
+        return len(self._texts) + len(self._fresh)
 
     def add_encoded(self, texts: Mapping[str, bytes]) -> None:
         """Add definitions that `encode` encoded, under names that are new."""
         self._pack()
         self._texts.update(texts)
 
+    @property
+    def values_at_hand(self) -> Mapping[str, Value]:
+        """The values, if all are kept as they are; none if most would have to be decoded."""
+        return {} if self._texts else self._fresh
+
     def encoded(self) -> dict[str, bytes]:
         """Return all definitions encoded."""
-        return {**self._texts, **{name: encode(one) for name, one in self.fresh.items()}}
+        return {**self._texts, **{name: encode(one) for name, one in self._fresh.items()}}
 
     def _pack(self) -> None:
-        self._texts.update((name, encode(one)) for name, one in self.fresh.items())
-        self.fresh.clear()
+        self._texts.update((name, encode(one)) for name, one in self._fresh.items())
+        self._fresh.clear()

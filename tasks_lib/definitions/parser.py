@@ -23,11 +23,11 @@ from tasks_lib.definitions.fetch import FETCH, read_fetch
 from tasks_lib.definitions.fields import NAME, RESERVED_NAMES, check_name, read_relative_path
 from tasks_lib.definitions.mirrors import Mirrors, find_unknown_groups, read_mirrors
 from tasks_lib.definitions.packed import MANY, PackedDefinitions
-from tasks_lib.definitions.schema import FieldError, Location, matcher, schema_of, suggest
+from tasks_lib.definitions.schema import FieldError, Location, matcher, schema_of
 from tasks_lib.definitions.toolchain import TOOLCHAIN, read_toolchain
 from tasks_lib.definitions.values import Definitions, Fetch, RefusedDefinition, StaticUrl, Toolchain
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, merge, parse_yaml
-from tasks_lib.errors import DefinitionError, Problem
+from tasks_lib.errors import DefinitionError, Problem, suggest
 
 
 class _Document(NamedTuple):

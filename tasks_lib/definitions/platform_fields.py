@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of, suggest
+from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of
 from tasks_lib.definitions.source_fields import STATIC_URL, read_static_url
 from tasks_lib.definitions.values import StaticUrl
 from tasks_lib.definitions.yaml_tree import Node, Tree, merge
-from tasks_lib.errors import find_similar
+from tasks_lib.errors import find_similar, suggest
 from tasks_lib.platforms import EXAMPLES, HINT, PATTERN, parse_platform
 
 

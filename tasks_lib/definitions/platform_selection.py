@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 
 from tasks_lib.definitions.values import Definitions, Fetch, RefusedDefinition, Toolchain
-from tasks_lib.platforms import ALL, parse_platform
+from tasks_lib.platforms import ALL
 
 Value = TypeVar("Value", bound="Fetch | Toolchain")
 
@@ -126,14 +126,3 @@ def _skip_toolchain(toolchain: Toolchain, reason: str) -> RefusedDefinition:
     return RefusedDefinition(
         task=f"toolchain:{toolchain.name}", reason=reason, file=toolchain.file, line=toolchain.line
     )
-
-
-def canonical_name(definitions: Definitions, word: str) -> str:
-    """Return the name of a task whose word may end with another name of its platform, or with the selected one."""
-    task, _, last = word.rpartition("@")
-    platform = parse_platform(last)
-    name = task.partition(":")[2] or task
-    offered = definitions._platforms.get(name, ())
-    if platform not in offered:
-        return word
-    return f"{task}@{platform}" if f"{name}@{platform}" in definitions.fetches else task

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree
-from tasks_lib.errors import Problem, Refusal, find_similar
+from tasks_lib.errors import Problem, Refusal, suggest
 
 
 class FieldError(Exception):
@@ -147,15 +147,6 @@ def schema_of(table: FieldTable, patterns: Iterable[str] = ()) -> dict[str, Any]
     if patterns := list(patterns):
         schema["patternProperties"] = {pattern: {} for pattern in patterns}
     return schema
-
-
-def suggest(word: str, known: Iterable[str]) -> str:
-    """Return a hint: the known word most similar to `word`, else all known words if they are few."""
-    names = list(known)
-    close = find_similar(word, names)
-    if close:
-        return f"did you mean {close[0]}?"
-    return f"known: {', '.join(sorted(names))}" if 0 < len(names) <= 20 else ""
 
 
 def matcher(patterns: Iterable[str]) -> Any:

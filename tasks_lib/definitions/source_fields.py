@@ -27,7 +27,7 @@ from tasks_lib.definitions.fields import (
     resolve_url,
     url_field,
 )
-from tasks_lib.definitions.headers import HEADERS, has_reference, is_private_route
+from tasks_lib.definitions.headers import HEADERS, is_private_route
 from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of
 from tasks_lib.definitions.signature_fields import SIGNATURE_FIELDS
 from tasks_lib.definitions.upstream import UPSTREAM_FIELDS
@@ -35,6 +35,7 @@ from tasks_lib.definitions.values import Git, Hg, StaticUrl, file_name_of
 from tasks_lib.definitions.yaml_tree import Node
 from tasks_lib.digest import Integrity
 from tasks_lib.formats import FORMATS, SINGLE, format_from_name
+from tasks_lib.network import has_reference
 from tasks_lib.relpath import RelPath
 from tasks_lib.vcs import urls
 

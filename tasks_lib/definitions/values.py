@@ -14,6 +14,7 @@ import msgspec
 
 from tasks_lib.digest import Integrity
 from tasks_lib.formats import SINGLE, UNCHANGED, Reshape
+from tasks_lib.platforms import parse_platform
 from tasks_lib.relpath import RelPath
 
 #: Directory of fetch artifacts on Taskcluster. Source: taskgraph `transforms/fetch`, key `artifact-prefix`.
@@ -357,6 +358,16 @@ class Definitions(msgspec.Struct, frozen=True, kw_only=True):
             KeyError: it does not exist; impossible for a name taken from these definitions.
         """
         return self.toolchains[self._toolchain_aliases.get(name, name)]
+
+    def canonical_name(self, word: str) -> str:
+        """Return the name of a task whose word may end with another name of its platform, or with the selected one."""
+        task, _, last = word.rpartition("@")
+        platform = parse_platform(last)
+        name = task.partition(":")[2] or task
+        offered = self._platforms.get(name, ())
+        if platform not in offered:
+            return word
+        return f"{task}@{platform}" if f"{name}@{platform}" in self.fetches else task
 
 
 def scheme_fault(url: str) -> str:

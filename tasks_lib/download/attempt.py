@@ -12,10 +12,10 @@ from tasks_lib.cache.results import list_previous_artifacts
 from tasks_lib.digest import Integrity
 from tasks_lib.download.diagnosis import LOOK_BYTES, Diagnosis, diagnose
 from tasks_lib.download.hosts import Hosts
-from tasks_lib.download.local_files import open_local, translate_read_errors
 from tasks_lib.download.source_state import Assembly, Download, SourceState
 from tasks_lib.download.split import RateMonitor, SlowDownloadError, SplitDownload, SplitPlan
 from tasks_lib.errors import IntegrityError, SizeMismatchError, TransportError, escape_text
+from tasks_lib.fs.local_urls import open_local, translate_read_errors
 from tasks_lib.network import Policy
 from tasks_lib.transport import CHUNK, Response, Transport, redacted
 

@@ -8,7 +8,7 @@ The steps of a download, in order, each with the module that does it:
 2. Order the sources: as in the definition, with hosts that did not answer lately last, unless the mirror rules fix
    the order (`hosts`). Yield them one by one (`retry.rounds`).
 3. Skip a source when the network is off or the URL served other content in this run (`downloader`, `hosts`).
-4. Attempt: read a local file (`local_files`), or wait for a connection to the host (`hosts`) and send one request
+4. Attempt: read a local file (`fs.local_urls`), or wait for a connection to the host (`hosts`) and send one request
    (`attempt`, `transport`).
 5. Resume: continue the partial download of an earlier attempt or run, by `Range` and validator (`attempt`,
    `cache.partial`).
@@ -38,9 +38,9 @@ from tasks_lib.digest import Integrity
 from tasks_lib.download.attempt import Reader, _Details
 from tasks_lib.download.from_stores import StoreReader
 from tasks_lib.download.hosts import Hosts
-from tasks_lib.download.local_files import is_local_file
 from tasks_lib.download.source_state import Assembly, AttemptLog, Download, Mode, Purpose, Request, SourceState
 from tasks_lib.errors import DigestMismatchError, HttpStatusError, IntegrityError, TransportError
+from tasks_lib.fs.local_urls import is_local_file
 from tasks_lib.network import Policy
 from tasks_lib.progress import FailedSource, Progress
 from tasks_lib.retry import Retry, is_unresponsive, iterate_sources

@@ -16,7 +16,6 @@ from typing import BinaryIO, Final, Literal, NamedTuple
 
 from tasks_lib.cache import Cache, Writer
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.download.local_files import open_local, translate_read_errors
 from tasks_lib.errors import (
     AllSourcesFailedError,
     DigestMismatchError,
@@ -28,6 +27,7 @@ from tasks_lib.errors import (
     TransportError,
     escape_text,
 )
+from tasks_lib.fs.local_urls import open_local, translate_read_errors
 from tasks_lib.network import Policy
 from tasks_lib.progress import Progress
 from tasks_lib.retry import Retry, iterate_sources

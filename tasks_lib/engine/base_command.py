@@ -10,6 +10,7 @@ import os
 import sys
 from contextvars import ContextVar
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 from doit import doit_cmd, get_initial_workdir
@@ -17,6 +18,7 @@ from doit.cmd_base import DoitCmdBase
 from doit.cmdparse import CmdParseError
 from doit.exceptions import InvalidCommand
 
+import doit_fetch
 from tasks_lib.errors import escape_text
 from tasks_lib.session import Session, current_session
 
@@ -26,22 +28,49 @@ _HELP: Final = ("--help", "-h")
 _OUTPUT_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 #: Whether dodo.py is loaded for its settings only, without creating anything or waiting.
 SETTINGS_ONLY: Final = ContextVar("settings only", default=False)
+#: What each command of this package does; `doit help` lists them without importing their modules.
+PURPOSES: Final = {
+    "add": "write the definition of a URL, after downloading and verifying it",
+    "adopt": "find downloads that are not pinned, in scripts, Dockerfiles and build files",
+    "audit": "show what makes definitions insecure, fragile or old",
+    "cache": "show the content of the cache: sizes by kind, hit rates, largest and oldest items",
+    "export": "give downloads to other programs: a directory in the layout of each",
+    "graph": "write the graph of tasks as Mermaid, DOT or JSON",
+    "info": "show details of a task: artifact, sources, provenance, dependents, why it would run",
+    "outdated": "show definitions of which upstream has a newer version",
+    "path": "print the path of an artifact or a tree, obtaining it if it is missing",
+    "prove": "build in an empty cache without a network, to show that no origin is needed",
+    "prune": "remove cached content that no definition needs",
+    "report": "write a page and a trace of the last run",
+    "sbom": "write a bill of materials: CycloneDX or SPDX",
+    "store": "show the shared stores, push to them, pull from them, prune them",
+    "update": "move definitions to other versions, after downloading and verifying them",
+    "verify": "read all cached and extracted content and compare it with the digests",
+    "why": "show which tasks would run, and which inputs changed since the last run",
+}
 #: Commands that doit itself does not have: a task of dodo.py may have their name, and then it runs instead.
-YIELDING: Final = (
-    "add", "adopt", "audit", "cache", "export", "graph", "outdated", "path", "prove", "prune", "report", "sbom",
-    "store", "update", "verify", "why",
-)  # fmt: skip
+YIELDING: Final = tuple(name for name in PURPOSES if name != "info")
 #: Whether this is the program `doit-fetch`, which needs no dodo.py and in which a command has precedence over a task.
 IS_OWN_PROGRAM: Final = ContextVar("own program", default=False)
+
+
+def flag(long: str, meaning: str, *, short: str = "") -> dict[str, Any]:
+    """Return an option without a value, in doit's format."""
+    name = long.replace("-", "_")
+    return {"name": name, "short": short, "long": long, "type": bool, "default": False, "help": meaning}
+
+
+def option(
+    long: str, meaning: str, *, default: str = "", metavar: str = "", short: str = "", name: str = ""
+) -> dict[str, Any]:
+    """Return an option with a text as its value, in doit's format; `name` is its parameter if not that of `long`."""
+    given: dict[str, Any] = {"metavar": metavar} if metavar else {}
+    name = name or long.replace("-", "_")
+    return {**given, "name": name, "short": short, "long": long, "type": str, "default": default, "help": meaning}
+
+
 #: Option of commands that may use the network, in doit's format.
-OFFLINE: Final = {
-    "name": "offline",
-    "short": "",
-    "long": "offline",
-    "type": bool,
-    "default": False,
-    "help": "make no network request; same as `offline=1`",
-}
+OFFLINE: Final = flag("offline", "make no network request; same as `offline=1`")
 #: The directory in which `doit-fetch` was started, if it changed to that of the project; "" for the current one.
 STARTED_IN: Final = ContextVar("directory at the start", default="")
 #: Exit status when the reader of the output is gone: 128 + SIGPIPE, as for a program killed by that signal.
@@ -100,22 +129,24 @@ class BaseCommand(_COMMAND):  # type: ignore[misc]
 
     def help(self) -> str:
         """Return the help page: doit's own page for doit's commands if dodo.py does not use this package."""
-        from tasks_lib.engine import help_pages  # needed only when a page is shown
-
         is_stock = current_session() is None and isinstance(self, doit_cmd.DoitMain.DOIT_CMDS)
-        return str(super().help()) if is_stock else help_pages.render_page(self)
+        return str(super().help()) if is_stock else str(_help_pages().render_page(self))
 
     def _manual(self, in_args: list[str]) -> str:
         """Return the help page for a command line that contains `--help`."""
-        from tasks_lib.engine import help_pages  # needed only when a page is shown
-
         words = [word for word in in_args if word not in _HELP]
         try:
             params, _ = self.cmdparser.parse(words)
         except CmdParseError:  # unknown option: the page lists the known ones
             params, _ = self.cmdparser.parse([])
         params.update(self.opt_vals)
-        return help_pages.render_command_help(self, self.loader, params)
+        return str(_help_pages().render_command_help(self, self.loader, params))
+
+
+def _help_pages() -> ModuleType:
+    from tasks_lib.engine import help_pages  # needed only when a page is shown
+
+    return help_pages
 
 
 def _open_closed_streams() -> None:
@@ -167,6 +198,11 @@ def has_task(loader: Any, name: str) -> bool:
     return f"task_{name}" in (getattr(loader, "namespace", None) or {})
 
 
+def start_without_dodo() -> None:
+    """Start the session as a dodo.py does that uses this package; keep the one that is started."""
+    doit_fetch.DOIT_CONFIG  # noqa: B018  # starts the session
+
+
 def require_session(command: str) -> Session:
     """Return the session that dodo.py started; `doit-fetch` starts one if there is none.
 
@@ -174,7 +210,7 @@ def require_session(command: str) -> Session:
         InvalidCommand: dodo.py does not use this package; doit prints the message.
     """
     if IS_OWN_PROGRAM.get():
-        from doit_fetch import DOIT_CONFIG  # noqa: F401  # starts the session
+        start_without_dodo()
     session = current_session()
     if session is None:
         message = f"this dodo.py does not use doit_fetch\n`doit-fetch {command}` works without one"

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from distributed import Client
 from doit.exceptions import TaskFailed, UnmetDependency
 from doit.runner import FAILURE, Runner
 
@@ -198,7 +199,7 @@ def connect(address: str) -> Any:
     For `tls` the certificates are those of Dask's own configuration. Source: Dask documentation, "TLS/SSL".
 
     Raises:
-        SettingError: the address is invalid, or Dask is not installed.
+        SettingError: the address is invalid.
         ToolError: the scheduler does not answer.
     """
     scheme, separator, place = address.partition("://")
@@ -206,10 +207,6 @@ def connect(address: str) -> Any:
         raise SettingError(
             f"invalid value {escape_text(address)!r} for --on", hint="write dask://HOST:PORT or tls://HOST:PORT"
         )
-    try:
-        from distributed import Client  # an optional dependency, and slow to import
-    except ImportError as error:
-        raise SettingError("--on needs Dask", hint="pip install 'doit-fetch[dask]'") from error
     for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # they print tracebacks when a connection is lost
     target = address if scheme == "tls" else f"tcp://{place}"

@@ -29,16 +29,13 @@ from tasks_lib.incremental.run_plan import RunPlan, plan_run
 from tasks_lib.incremental.selection import (
     Names,
     closure,
-    fetches_of_run,
-    fetches_of_shard,
     in_order,
     is_task_glob,
     owner_of,
     owners,
 )
 from tasks_lib.session import Session, current_session
-from tasks_lib.shard import Shard
-from tasks_lib.units import format_size
+from tasks_lib.units import counted, format_size
 
 
 class Loader:
@@ -86,7 +83,7 @@ class Loader:
             return self._all(cmd, pos_args)
         try:
             if any("@" in word for word in pos_args) and _has_ours(getattr(self._inner, "namespace", None)):
-                pos_args[:] = _canonical_names(found, pos_args)
+                pos_args[:] = map(found.definitions.canonical_name, pos_args)
             given = [word for word in pos_args if not is_glob(word)]
             tasks = self._load(found, cmd, pos_args)
             if cmd.execute_tasks and given:
@@ -254,9 +251,19 @@ class Loader:
 
     def _fetches_only(self, found: Session, cmd: Any) -> list[Task]:
         """Return the tasks of the fetches of the shard, of all without one; select what fetches and repacks them."""
-        fetches = fetches_of_run(found.definitions, found.settings.platform)
-        if found.settings.shard:
-            fetches = _fetches_of_shard(found, found.settings.shard, fetches)
+        from tasks_lib.incremental import fetch_selection  # loads definitions, which a no-op run does not need
+
+        own = found.settings
+        fetches = fetch_selection.fetches_of_run(found.definitions, own.platform)
+        if own.shard:
+            shard, wanted = own.shard, len(fetches)
+            fetches, size = fetch_selection.fetches_of_shard(
+                found.definitions, found.definition_cache, shard, own.shard_by, fetches
+            )
+            sys.stderr.write(
+                f"shard {shard.number:,} of {shard.total:,}: {len(fetches):,} of {counted(wanted, 'definition')},"
+                f" {format_size(size)}\n"
+            )
         tasks = _made(found, (fetches, {}))
         cmd.sel_tasks = [task.name for task in tasks if task.name.startswith(("fetch:", "repack:"))]
         return tasks
@@ -281,12 +288,6 @@ class Loader:
         return tasks
 
 
-def _canonical_names(found: Session, words: Iterable[str]) -> list[str]:
-    from tasks_lib.definitions.platform_selection import canonical_name  # a no-op run needs no definitions
-
-    return [canonical_name(found.definitions, word) for word in words]
-
-
 def _step_not_made(found: Session, word: str) -> UnknownNameError | None:
     """Return the error for `extract:NAME` or `repack:NAME` of a definition that has no such step."""
     step, _, name = word.partition(":")
@@ -295,28 +296,15 @@ def _step_not_made(found: Session, word: str) -> UnknownNameError | None:
         return UnknownNameError(f"{name} is a toolchain, not an archive", hint=hint)
     if step not in ("extract", "repack") or name not in found.definitions.fetches:
         return None
-    artifact = found.plan.published(found.definitions.fetches[name]).path
-    path = escape_text(str(artifact))
+    artifact = found.plan.published(found.definitions.fetches[name])
+    path = escape_text(str(artifact.path))
     if step == "repack":
         hint = f"`doit fetch:{name}` makes {path}; an `artifact-name` that ends in .tar.zst requests a repack"
         return UnknownNameError(f"{name} is not repacked", hint=hint)
-    from tasks_lib.formats import describe_not_extracted  # slow to import, needed only for an error
-
-    known = describe_not_extracted(artifact.name)
+    known = artifact.not_extracted
     reason = f"{name} is {known}, which is not extracted" if known else f"{name} is not an archive"
-    reason += f" (by its file name, {escape_text(artifact.name)})"
+    reason += f" (by its file name, {escape_text(artifact.path.name)})"
     return UnknownNameError(reason, hint=f"`doit fetch:{name}` makes {path}")
-
-
-def _fetches_of_shard(found: Session, shard: Shard, names: Mapping[str, None]) -> dict[str, None]:
-    """Return the fetches of a shard, and print which part of all it is."""
-    by = found.settings.shard_by
-    fetches, size = fetches_of_shard(found.definitions, found.definition_cache, shard, by, names)
-    sys.stderr.write(
-        f"shard {shard.number:,} of {shard.total:,}: {len(fetches):,} of {len(names):,} definitions,"
-        f" {format_size(size)}\n"
-    )
-    return fetches
 
 
 def _only_ours(namespace: Mapping[str, Any] | None) -> bool:

@@ -166,12 +166,11 @@ class JsonReporter(Reporter):
 
     def skip_uptodate(self, task: Any) -> None:
         """Report that a task is up to date, what is not confirmed about it, and what it made."""
-        from tasks_lib.graph.actions import output_of  # slow to import, and a no-op run does not need it
-        from tasks_lib.graph.checks import note_of
+        from tasks_lib.graph import actions, checks  # slow to import, and only this format needs them
 
-        if note := note_of(task):
+        if note := checks.note_of(task):
             self._ledger.notes[task.name] = note
-        self._ledger.outputs[task.name] = output_of(task)
+        self._ledger.outputs[task.name] = actions.output_of(task)
         super().skip_uptodate(task)
 
     def complete_run(self) -> None:

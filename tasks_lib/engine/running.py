@@ -6,7 +6,6 @@ import contextlib
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from doit import cmd_run
@@ -15,12 +14,12 @@ from tasks_lib.engine.pools import Pools
 from tasks_lib.engine.reporter import shown
 from tasks_lib.engine.runner import PooledRunner
 from tasks_lib.engine.signals import Interruption, stop_children
-from tasks_lib.incremental.selection import needed
+from tasks_lib.errors import SettingError
 from tasks_lib.session import current_session
 
 if TYPE_CHECKING:
-    from tasks_lib.context import Context
     from tasks_lib.engine.dask_runner import DaskRunner
+    from tasks_lib.incremental.run_plan import RunPlan
     from tasks_lib.session import Session
 
 #: The module in which `doit run` looks up its runners; doit has no types.
@@ -88,41 +87,34 @@ class Running:
             return stock(*words)
         if self._params["on"]:
             return self._create_remote_runner(session, words)
-        if session.settings.policy.network == "off":
-            from tasks_lib.engine.offline import refuse_missing  # loads the steps, which an online no-op does not need
-
-            refuse_missing(command.control.tasks, command.control.selected_tasks or ())
         run_plan = command.loader.run_plan
-        if session.settings.stores and not (run_plan is not None and run_plan.is_noop):
-            fleet = session.context.fleet  # a key that is not usable ends the run here, not each of its tasks
-            if fleet is not None:
-                control = command.control
-                fleet.expect(lambda: _list_blobs(session.context, control.tasks, control.selected_tasks or ()))
+        if session.settings.policy.network == "off" or session.settings.stores:
+            self._prepare(session, run_plan)
         self._stack.enter_context(self._interruption.installed())
         pools = Pools.of(network=session.settings.jobs, asked=self._asked)
         runner = PooledRunner(*words, pools=pools, interruption=self._interruption, run_plan=run_plan)
         self._runners.append(runner)
         return runner
 
-    def _create_remote_runner(self, session: Session, words: tuple[Any, ...]) -> DaskRunner:
-        from tasks_lib.engine.dask_runner import DaskRunner  # loads Dask, which only `--on` needs
+    def _prepare(self, session: Session, run_plan: RunPlan | None) -> None:
+        """Refuse an offline run that lacks something; let the stores know what a run asks for."""
+        from tasks_lib.engine import downloads  # loads the steps, which a no-op that uses no store does not need
 
+        control = self._command.control
+        selected = control.selected_tasks or ()
+        if session.settings.policy.network == "off":
+            downloads.refuse_missing(control.tasks, selected)
+        if session.settings.stores and not (run_plan is not None and run_plan.is_noop):
+            fleet = session.context.fleet  # a key that is not usable ends the run here, not each of its tasks
+            if fleet is not None:
+                fleet.expect(lambda: downloads.list_blobs(session.context, control.tasks, selected))
+
+    def _create_remote_runner(self, session: Session, words: tuple[Any, ...]) -> DaskRunner:
+        try:
+            from tasks_lib.engine.dask_runner import DaskRunner  # an optional dependency
+        except ImportError as error:
+            raise SettingError("--on needs Dask", hint="pip install 'doit-fetch[dask]'") from error
         runner = DaskRunner(*words, address=self._params["on"], session=session, interruption=self._interruption)
         self._stack.enter_context(self._interruption.installed())
         self._runners.append(runner)
         return runner
-
-
-def _list_blobs(context: Context, tasks: Mapping[str, Any], selected: Iterable[str]) -> Iterator[str]:
-    """Yield the key of each download that the selected tasks need and the cache lacks."""
-    from tasks_lib.definitions import Fetch, StaticUrl  # loads what only a run with stores needs
-    from tasks_lib.graph.actions import step_of
-    from tasks_lib.store import blob_key
-
-    for task in needed(tasks, selected):
-        step = step_of(task) if task.name.startswith("fetch:") else None
-        definition = step.arguments[1] if step is not None else None
-        if isinstance(definition, Fetch) and isinstance(definition.source, StaticUrl):
-            integrity = definition.source.integrity
-            if not os.path.exists(context.cache.path(integrity.digest)):  # noqa: PTH110  # a hint suffices
-                yield blob_key(integrity.digest.hex)

@@ -10,23 +10,15 @@ import argparse
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from tasks_lib.errors import FetchError
 from tasks_lib.fetch_content import console
+from tasks_lib.fetch_content.console import SignalledError
+from tasks_lib.fs.processes import replace_process
 from tasks_lib.packaging.versions import add_arguments
-
-Subcommand = Callable[[argparse.Namespace, Mapping[str, str]], None]
-
-
-class _SignalledError(BaseException):
-    """A signal asked to stop; a BaseException, so that no `except Exception` swallows it."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -39,8 +31,6 @@ def main(words: Sequence[str] | None = None) -> int:
     status = _fetch(options, environ)
     if status != 0 or options.command != "run" or not options.words:
         return status
-    from tasks_lib.subprocesses import replace_process  # slow to import, needed only by `run`
-
     status, reason = replace_process(options.words, environ)
     console.log(f"fetch-content: {options.words[0]}: {reason}")
     return status
@@ -69,7 +59,12 @@ def _fetch(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Run a subcommand; return its exit status."""
     try:
         with _signals():
-            _COMMANDS[options.command](options, environ)
+            if options.command == "package":
+                from tasks_lib.packaging.build import FETCH_CONTENT, package  # loads what only this subcommand needs
+
+                package(FETCH_CONTENT, Path(options.dest), options.python)
+            elif options.command != "run" or "MOZ_FETCHES" in environ:
+                _obtain(options, environ)
     except FetchError as error:
         console.log(f"fetch-content: {error}")
         return 1
@@ -77,17 +72,20 @@ def _fetch(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         place = f"{error.filename}: " if error.filename is not None else ""
         console.log(f"fetch-content: {place}{error.strerror or error}")
         return 1
-    except _SignalledError as error:
+    except SignalledError as error:
         console.log(f"fetch-content: stopped by {signal.Signals(error.number).name}")
         _die(error.number)
     return 0
 
 
+def _obtain(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
+    from tasks_lib.fetch_content.subcommands import obtain  # loads requests, which `run` without fetches does not need
+
+    obtain(options, environ)
+
+
 def _die(number: int) -> NoReturn:
     """Die by this signal, without waiting for threads."""
-    from tasks_lib.fetch_content.run import remove_private_directories  # slow to import; loaded by the subcommand
-
-    remove_private_directories()
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     os._exit(128 + number)  # the signal is blocked
@@ -100,7 +98,7 @@ def _signals() -> Iterator[None]:
     def stop(number: int, _frame: object) -> NoReturn:
         for one in (signal.SIGINT, signal.SIGTERM):
             signal.signal(one, signal.SIG_DFL)
-        raise _SignalledError(number)
+        raise SignalledError(number)
 
     before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -108,68 +106,6 @@ def _signals() -> Iterator[None]:
     finally:
         for one, handler in before.items():
             signal.signal(one, signal.SIG_DFL if handler is signal.default_int_handler else handler)
-
-
-def _static_url(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
-    from tasks_lib.fetch_content.static_url import StaticUrlOptions, static_url  # loads requests, as below
-
-    static_url(
-        StaticUrlOptions(
-            url=options.url,
-            dest=options.dest,
-            sha256=options.sha256,
-            size=options.size,
-            headers=tuple(options.headers),
-            sig_url=options.gpg_sig_url or "",
-            key_env=options.gpg_key_env or "",
-            strip=options.strip_components,
-            prefix=options.add_prefix,
-            single="wrap" if options.force_archive else "keep",
-        ),
-        environ,
-    )
-
-
-def _task_artifacts(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
-    from tasks_lib.fetch_content.task_artifacts import task_artifacts  # loads requests; --help does not need it
-
-    task_artifacts(options.dest, environ)
-
-
-def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
-    if "MOZ_FETCHES" in environ:
-        _task_artifacts(options, environ)
-
-
-def _package(options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
-    from tasks_lib.packaging.build import FETCH_CONTENT, package  # loads what only this subcommand needs
-
-    package(FETCH_CONTENT, Path(options.dest), options.python)
-
-
-def _git_checkout_archive(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
-    from tasks_lib.fetch_content.git_archive import CheckoutOptions, git_checkout_archive  # loads requests, as above
-
-    git_checkout_archive(
-        CheckoutOptions(
-            repo=options.repo,
-            commit=options.commit,
-            dest=options.dest,
-            prefix=options.path_prefix or "",
-            ssh_key_secret=options.ssh_key_secret or "",
-            dot_git="kept" if options.include_dot_git else "dropped",
-        ),
-        environ,
-    )
-
-
-_COMMANDS: Mapping[str, Subcommand] = {
-    "static-url": _static_url,
-    "task-artifacts": _task_artifacts,
-    "git-checkout-archive": _git_checkout_archive,
-    "run": _run,
-    "package": _package,
-}
 
 
 def _parser() -> argparse.ArgumentParser:

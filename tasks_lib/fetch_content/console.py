@@ -30,6 +30,14 @@ _OWN: Final = ("TASKCLUSTER_CACHES", "TASKCLUSTER_UNTRUSTED_CACHES", "TASKCLUSTE
 _lock = threading.Lock()
 
 
+class SignalledError(BaseException):
+    """A signal asked to stop; a BaseException, so that no `except Exception` swallows it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 def environment() -> Mapping[str, str]:
     """Return the process environment."""
     return dict(os.environ)

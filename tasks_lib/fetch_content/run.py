@@ -22,8 +22,9 @@ from tasks_lib.fs.copying import link_or_copy
 from tasks_lib.progress import Facts, LineProgress, describe_wait
 from tasks_lib.retry import Retry
 from tasks_lib.settings import Settings
-from tasks_lib.steps.shared_results import ANY, share_result
+from tasks_lib.steps.shared_results import share_result
 from tasks_lib.store import blob_key
+from tasks_lib.store.records import ANY_PLATFORM
 from tasks_lib.transport import redacted
 from tasks_lib.units import format_size
 
@@ -83,7 +84,7 @@ class Run(Context):
             return held
         integrity = self.unverified.obtain(asked, self.progress)
         if asked.digest is not None:
-            share_result(self, recipe.fetch_key(integrity), integrity, ANY, asked.urls)
+            share_result(self, recipe.fetch_key(integrity), integrity, ANY_PLATFORM, asked.urls)
         return integrity
 
     def _held_by_store(self, asked: UnverifiedRequest) -> Integrity | None:

@@ -9,14 +9,18 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from tasks_lib.fs import system_calls
 from tasks_lib.fs.system_calls import run_ps
 
+#: Exit statuses of a command that does not exist and of one that cannot be executed. Source: POSIX, `env`, EXIT STATUS.
+_MISSING: Final = 127
+_NOT_EXECUTABLE: Final = 126
 _PROC: Final = "/proc"
 #: The states of a process that has ended. Source: proc(5), /proc/pid/stat.
 _ENDED: Final = frozenset("ZXx")
@@ -193,3 +197,19 @@ def _list_with_ps() -> Iterator[RunningProcess]:
             process, group, state, name = line.split(None, 3)
             if state[0] not in _ENDED and int(process) != os.getpid():
                 yield RunningProcess(int(process), os.path.basename(name), int(group))  # noqa: PTH119 - text only
+
+
+def replace_process(command: Sequence[str], environ: Mapping[str, str]) -> tuple[int, str]:
+    """Replace this process by a command, with every signal at its default; return a status and a reason on failure."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        with contextlib.suppress(OSError, ValueError):  # signals of the C library's threads
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        os.execvpe(command[0], list(command), dict(environ))
+    except (FileNotFoundError, NotADirectoryError):
+        return _MISSING, "command not found"
+    except OSError as error:
+        return _NOT_EXECUTABLE, error.strerror or str(error)

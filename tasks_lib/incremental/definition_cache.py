@@ -227,8 +227,8 @@ class DefinitionCache:
 def definitions_of(kept: CachedDefinitions, parsed: Definitions | None = None) -> Definitions:
     """Return the definitions; those that were just `parsed` are reused, the others are decoded on first access."""
     return Definitions(
-        fetches=LazyDefinitions(kept.fetches, _fresh(parsed.fetches) if parsed else {}),
-        toolchains=LazyDefinitions(kept.toolchains, _fresh(parsed.toolchains) if parsed else {}),
+        fetches=LazyDefinitions(kept.fetches, _at_hand(parsed.fetches) if parsed else {}),
+        toolchains=LazyDefinitions(kept.toolchains, _at_hand(parsed.toolchains) if parsed else {}),
         refused=parsed.refused if parsed else decode_refused(kept.refused),
         _platforms=kept.platforms,
         _fetch_aliases=kept.fetch_aliases,
@@ -237,8 +237,8 @@ def definitions_of(kept: CachedDefinitions, parsed: Definitions | None = None) -
     )
 
 
-def _fresh(values: Mapping[str, Value]) -> Mapping[str, Value]:
-    return values.fresh if isinstance(values, PackedDefinitions) else values
+def _at_hand(values: Mapping[str, Value]) -> Mapping[str, Value]:
+    return values.values_at_hand if isinstance(values, PackedDefinitions) else values
 
 
 def consumers_of(definitions: Definitions) -> dict[str, list[str]]:

@@ -11,7 +11,7 @@ import os
 import zlib
 from collections.abc import Mapping
 
-from tasks_lib.directories import expand_cache
+from tasks_lib.directories import expand_cache, load_toml
 from tasks_lib.fs.fingerprint import Fingerprint
 
 _OTHERS_WRITE = 0o022
@@ -67,18 +67,16 @@ def _find_cache(top: str, environ: Mapping[str, str]) -> str:
     except FileNotFoundError:
         content = b""
     if b"doit-fetch" in content:
-        import tomllib  # slow to import, needed only for a project with settings
-
-        table = tomllib.loads(content.decode()).get("tool", {}).get("doit-fetch", {})
+        table = load_toml(content.decode()).get("tool", {}).get("doit-fetch", {})
     private = table.get("private-cache") or table.get("private_cache")
     given = environ.get("FETCH_PRIVATE_CACHE_DIR") or private or environ.get("FETCH_CACHE_DIR") or table.get("cache")
     return os.path.join(top, expand_cache(str(given or "cache"), environ))  # noqa: PTH118
 
 
-def write(
+def compose(
     cache: str, words: list[str], environ: Mapping[str, str], path: str, files: Mapping[str, Fingerprint]
-) -> None:
-    """Note a path.
+) -> tuple[str, bytes]:
+    """Return the path and the content of the note of an answer.
 
     Args:
         cache: the directory of the cache.
@@ -87,17 +85,8 @@ def write(
         path: the answer.
         files: the files on which it depends, each as it was when it was used; a racy one makes the note useless.
     """
-    from pathlib import Path  # slow to import, needed only when the answer is new
-
-    from tasks_lib.fs.atomic import write_best_effort  # as above
-
     key = _key(words, environ)
-    note = Path(_place(cache, key))
-    try:
-        note.parent.mkdir(mode=0o755, exist_ok=True)
-    except OSError:
-        return
-    write_best_effort(note, json.dumps({"key": key, "path": path, "files": files}).encode())
+    return _place(cache, key), json.dumps({"key": key, "path": path, "files": files}).encode()
 
 
 def _key(words: list[str], environ: Mapping[str, str]) -> list[object]:

@@ -15,7 +15,7 @@ from tasks_lib.incremental.resources import ReferencedFiles
 from tasks_lib.settings import Settings
 
 if TYPE_CHECKING:
-    from tasks_lib.definitions.headers import Headers
+    from tasks_lib.network import Headers
 
 
 class ProjectFiles:

@@ -6,13 +6,11 @@ import contextlib
 import fnmatch
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks_lib.graph.names import GROUPS, is_glob
-from tasks_lib.platforms import ALL
-from tasks_lib.shard import Shard, unpack_shares
 
 if TYPE_CHECKING:
     from tasks_lib.definitions import Definitions
@@ -117,48 +115,6 @@ def owners(
         names[0].update(meant[0])
         names[1].update(meant[1])
     return names
-
-
-def fetches_of_run(definitions: Definitions, platform: str) -> dict[str, None]:
-    """Return the fetches of a bare run: those of other platforms only if the setting `platform` is "all"."""
-    from tasks_lib.definitions.platform_selection import SelectedDefinitions  # a no-op run needs no definitions
-
-    fetches = definitions.fetches
-    if platform == ALL or not isinstance(fetches, SelectedDefinitions):
-        return dict.fromkeys(fetches)
-    return dict.fromkeys(fetches.of_this_platform())
-
-
-def fetches_of_shard(
-    definitions: Definitions, definition_cache: DefinitionCache, shard: Shard, by: str, wanted: Iterable[str]
-) -> tuple[dict[str, None], int]:
-    """Return the fetches of a shard, and the known size of their downloads; only those of a platform are decoded.
-
-    Args:
-        definitions: all definitions.
-        definition_cache: the cache from which they were loaded.
-        shard: the shard.
-        by: "key", or "size" for shards of about the same number of bytes.
-        wanted: the fetches of all shards together.
-    """
-    from tasks_lib.definitions.platform_selection import SelectedDefinitions  # a no-op run needs no definitions
-    from tasks_lib.incremental.definition_cache import share_of  # as above
-
-    names: Sequence[str] = list(wanted)
-    keys: Sequence[int]
-    sizes: Sequence[int]
-    keys, sizes = unpack_shares(definition_cache.shares)
-    fetches = definitions.fetches
-    if isinstance(fetches, SelectedDefinitions):
-        all_keys, all_sizes, chosen = keys, sizes, set(names)
-        shares = {
-            name: share_of(fetches[name]) if platform else (all_keys[at], all_sizes[at])
-            for name, at, platform in fetches.origins()
-            if name in chosen
-        }
-        names, keys, sizes = list(shares), [key for key, _ in shares.values()], [size for _, size in shares.values()]
-    own = shard.select(keys) if by == "key" else shard.select_by_size(keys, sizes)
-    return {names[at]: None for at in own}, sum(sizes[at] for at in own)
 
 
 def is_task_glob(word: str) -> bool:

@@ -65,7 +65,7 @@ def _start(root: str) -> None:
     Raises:
         OSError: the file cannot be unpacked.
     """
-    import _bootstrap  # type: ignore[import-not-found]  # shiv adds it to the file
+    import _bootstrap  # type: ignore[import-not-found]  # shiv adds it to the file, which has it when it runs
 
     before = os.environ.get("SHIV_ROOT")
     run = _bootstrap.run

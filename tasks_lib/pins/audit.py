@@ -35,6 +35,7 @@ from tasks_lib.pins.siblings import look_for_siblings
 from tasks_lib.progress import Progress
 from tasks_lib.signature import MAX_KEYS_BYTES, MAX_SIGNATURE_BYTES
 from tasks_lib.signature.status import WARN_DAYS
+from tasks_lib.steps.request_headers import request_headers
 from tasks_lib.vcs.urls import display_url
 
 #: Every code of a finding, and its meaning.
@@ -170,7 +171,7 @@ class _Checks:
             yield AuditFinding("dead-source", error.message)
 
     def _headers(self, fetch: Fetch, source: StaticUrl, url: str) -> dict[str, str]:
-        return dict(self._context.request_headers(fetch.name, source)) if url == source.url else {}
+        return dict(request_headers(self._context, fetch.name, source)) if url == source.url else {}
 
     def _check_sources(self, fetch: Fetch, source: StaticUrl) -> Generator[AuditOutcome, None, str]:
         """Yield what the sources say, without downloading; return the first one that answers, "" for none."""

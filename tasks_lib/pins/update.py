@@ -34,6 +34,7 @@ from tasks_lib.pins.yaml_spans import KeyPath
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.steps.commit import commit_archive
 from tasks_lib.steps.plan import list_key_files
+from tasks_lib.steps.request_headers import request_headers
 from tasks_lib.steps.signatures import verify_signatures
 
 #: Keys of `fetch:` whose text may hold the version, beside `url` and `mirrors`.
@@ -261,7 +262,7 @@ def _measure(workspace: Workspace, name: str, source: StaticUrl, given: GivenUrl
         urls,
         progress,
         written=source.url,
-        headers=context.request_headers(name, source) if same else {},
+        headers=request_headers(context, name, source) if same else {},
         expected=(*given.expected, *([promised] if promised is not None else [])),
     )
     refuse_page(context, measured.integrity, source.url)

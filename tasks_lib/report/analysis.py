@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from tasks_lib.report.record import RunRecord
-from tasks_lib.ui.output import counted
 from tasks_lib.ui.run_state import host_of
-from tasks_lib.units import format_duration, format_size
+from tasks_lib.units import counted, format_duration, format_size
 
 #: Phases that wait for another machine.
 _NETWORK: Final = frozenset({"connect", "first-byte", "body"})

@@ -21,7 +21,7 @@ from tasks_lib.network import Policy, TransportSettings, read_secret
 from tasks_lib.platforms import ALL, HINT, parse_platform
 from tasks_lib.settings.project_file import ProjectFile, find_misspelt, list_credentials, load_project, normalize_table
 from tasks_lib.settings.table import CA_VARIABLES, CONVENTIONS, SECRETS, SETTINGS, VARIABLE, Setting
-from tasks_lib.settings.value import GivenValue, list_effective, read_setting
+from tasks_lib.settings.value import GivenValue, list_effective, parse_store_list, read_setting
 from tasks_lib.shard import Shard
 
 if TYPE_CHECKING:
@@ -206,9 +206,7 @@ def _stores(text: str, environ: Mapping[str, str]) -> tuple[StoreAddress, ...]:
     """
     if not text:
         return ()
-    from tasks_lib.store import parse_stores  # needed only with a store
-
-    addresses = parse_stores(text)
+    addresses = parse_store_list(text)
     http = [one for one in addresses if one.scheme in ("https", "http")]
     if read_secret(environ, "FETCH_STORE_TOKEN"):
         if len(http) > 1:

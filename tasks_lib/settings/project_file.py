@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from tasks_lib.directories import load_toml
 from tasks_lib.errors import SettingError, escape_text, find_similar
 from tasks_lib.network import HostCredential, header_fault
 from tasks_lib.settings.table import SECRETS, SETTINGS, VARIABLE
@@ -66,11 +67,9 @@ def load_project(path: Path) -> ProjectFile:
         raise SettingError(f"{path}: not UTF-8 at byte {error.start}") from error
     if not _NAMED.search(text):
         return ProjectFile({}, [])  # parsing takes longer than reading: skip a file without our table
-    import tomllib  # slow to import, needed only when pyproject.toml may have our table
-
     try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        content = load_toml(text)
+    except ValueError as error:
         raise SettingError(_describe_toml_error(path, error)) from error
     tools = content.get("tool", {})
     table = tools.get("doit-fetch", {}) if isinstance(tools, dict) else {}

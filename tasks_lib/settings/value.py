@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tasks_lib.directories import expand_cache, expand_home
 from tasks_lib.errors import SettingError
 from tasks_lib.settings.project_file import normalize_keys
 from tasks_lib.settings.table import SETTINGS, STORE, Setting
+
+if TYPE_CHECKING:
+    from tasks_lib.store import StoreAddress
 
 
 class GivenValue(NamedTuple):
@@ -113,18 +116,27 @@ def _parse_value(one: Setting, name: str, given: Any) -> str | int | float:
     return value
 
 
+def parse_store_list(text: str) -> tuple[StoreAddress, ...]:
+    """Return the addresses of stores.
+
+    Raises:
+        SettingError: a URL is invalid.
+    """
+    from tasks_lib.store import parse_stores  # needed only with a store
+
+    return parse_stores(text)
+
+
 def _store(name: str, given: Any) -> str:
     """Return a list of stores; the message of an error does not quote it.
 
     Raises:
         SettingError: it is invalid.
     """
-    from tasks_lib.store import parse_stores  # needed only with a store
-
     if not isinstance(given, str):
         raise SettingError(f"invalid value for {name}: expected a string", hint='write it as "URL,URL"')
     try:
-        parse_stores(given)
+        parse_store_list(given)
     except SettingError as error:
         raise SettingError(f"invalid value for {name}: {error.message}", hint=error.hint) from None
     return given

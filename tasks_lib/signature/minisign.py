@@ -68,17 +68,18 @@ def verify_minisign(content: BinaryIO, signature: bytes, *, public_key: str, pro
 
 def _verify(key: bytes, signature: bytes, message: bytes, reason: str) -> None:
     try:
-        from cryptography.exceptions import InvalidSignature  # an optional dependency, and slow to import
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # as above
+        from tasks_lib.ed25519 import VerifyingKey  # an optional dependency, and slow to import
     except ImportError as error:
         raise ToolError(
             "`cryptography` is not installed, but required to verify a minisign signature",
             hint="pip install 'doit-fetch[minisign]'",
         ) from error
     try:
-        Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
-    except (InvalidSignature, ValueError) as error:
-        raise SignatureError(f"signature refused: {reason}") from error
+        has_signed = VerifyingKey.from_bytes(key).has_signed(signature, message)
+    except ValueError:  # these bytes are not a key
+        has_signed = False
+    if not has_signed:
+        raise SignatureError(f"signature refused: {reason}")
 
 
 def _decode(text: str, what: str) -> bytes:

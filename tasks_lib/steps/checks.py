@@ -17,6 +17,7 @@ from tasks_lib.context import Context
 from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import CacheUnavailableError
+from tasks_lib.fs.local_urls import is_local_file
 from tasks_lib.network import redacted
 from tasks_lib.steps.plan import Artifact, Delivery, ToolchainBuild
 
@@ -120,19 +121,16 @@ def needs_network(context: Context, definition: Fetch, artifact: Artifact) -> bo
         if source.repo.startswith("file:") or (made is not None and context.cache.has(made.integrity)):
             return False
     else:
-        from tasks_lib.download.local_files import is_local_file  # slow to import, needed only when offline
-
         if any(is_local_file(place.url) for place in source.places):
             return False
     integrity = find_integrity(context, artifact)
     if integrity is not None and context.cache.has(integrity):
         return False
-    if not context.settings.stores:
+    fleet = context.fleet
+    if fleet is None:
         return True
-    from tasks_lib.steps.shared_results import is_in_local_store  # slow to import, needed only with a store
-
     key = recipe.repository_key(source, version=context.writer_version) if isinstance(source, Git | Hg) else ""
-    return not is_in_local_store(context, None if key else integrity, key)
+    return not fleet.has_local(None if key else integrity, key)
 
 
 def tree_of(delivery: Delivery) -> RecordedTree:

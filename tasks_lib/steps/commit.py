@@ -21,7 +21,8 @@ from tasks_lib.errors import DigestMismatchError, UnsafeEntryError
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
 from tasks_lib.steps.repository_access import RepositoryAccess, open_repositories
-from tasks_lib.steps.shared_results import ANY, adopt_shared_result, share_result
+from tasks_lib.steps.shared_results import adopt_shared_result, share_result
+from tasks_lib.store.records import ANY_PLATFORM
 from tasks_lib.vcs import git, hg
 from tasks_lib.vcs.git import MissingObjectError, Objects
 from tasks_lib.vcs.urls import display_url
@@ -253,7 +254,7 @@ def fetch_commit(context: Context, source: Git | Hg, progress: Progress) -> None
         return
     key = recipe.repository_key(source, version=context.writer_version)
     with context.cache.lock(key, progress):
-        is_held = adopt_shared_result(context, key, source.artifact_name, ANY, progress)
+        is_held = adopt_shared_result(context, key, source.artifact_name, ANY_PLATFORM, progress)
     if not is_held:
         with open_repositories(context, source, progress) as one:
             _create_work(one).parts()
@@ -278,7 +279,7 @@ def commit_archive(context: Context, source: Git | Hg, progress: Progress, *, ss
     key = recipe.repository_key(source, version=context.writer_version)
     with context.cache.lock(key, progress):
         made = _find_archive(context, source)
-        if made is None and adopt_shared_result(context, key, source.artifact_name, ANY, progress):
+        if made is None and adopt_shared_result(context, key, source.artifact_name, ANY_PLATFORM, progress):
             made = _find_archive(context, source)
         if made is not None:
             return made
@@ -299,5 +300,5 @@ def _write_archive(work: _GitWork | _HgWork, key: str) -> Integrity:
         integrity = writer.commit()
     provenance = {"url": display_url(source.repo), "commit": source.revision, **facts}
     cache.record(Result(key=key, integrity=integrity, provenance=provenance))
-    share_result(work.access.context, key, integrity, ANY)
+    share_result(work.access.context, key, integrity, ANY_PLATFORM)
     return integrity

@@ -16,6 +16,7 @@ from tasks_lib.gil import serialized
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import publish, publish_from_cache
 from tasks_lib.steps.plan import Artifact, commit_record
+from tasks_lib.steps.request_headers import request_headers
 
 #: Size in bytes up to which bookkeeping dominates a download, so that one at a time is fastest. Larger downloads are
 #: hashed and written concurrently.
@@ -69,7 +70,7 @@ def _build_request(context: Context, name: str, source: StaticUrl, artifact: Art
         name=name,
         integrity=source.integrity,
         urls=tuple(place.url for place in places),
-        headers=partial(context.request_headers, name, source),
+        headers=partial(request_headers, context, name, source),
         home=source.url,
         strict=frozenset(place.url for place in places if place.go_on == "not-found"),
         refused={place.url: place.refused for place in places if place.refused},

@@ -25,7 +25,7 @@ from tasks_lib.definitions import (
     Toolchain,
 )
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.formats import TREE_VERSION, UNCHANGED, Reshape, format_from_name
+from tasks_lib.formats import TREE_VERSION, UNCHANGED, Reshape, describe_not_extracted, format_from_name
 from tasks_lib.fs.fingerprint import Fingerprint
 
 #: Directory, inside a toolchain's own, with the manifests of its fetches.
@@ -52,6 +52,11 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     verdict: str = ""
     link: Path | None = None
     link_text: str = ""
+
+    @property
+    def not_extracted(self) -> str:
+        """What it is by its file name, if it is of a known kind that is never extracted, else ""."""
+        return describe_not_extracted(self.path.name)
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):

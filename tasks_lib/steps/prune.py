@@ -14,10 +14,12 @@ from typing import Final, NamedTuple
 
 from tasks_lib import recipe
 from tasks_lib.cache.maintenance import InventoryItem
+from tasks_lib.cache.trees import Trees
 from tasks_lib.context import Context
 from tasks_lib.definitions import Checksums, Git, Hg, StaticUrl
 from tasks_lib.steps.checks import find_integrity
 from tasks_lib.steps.plan import Plan
+from tasks_lib.steps.repository_access import repository_names
 from tasks_lib.steps.shared_trees import tree_key
 from tasks_lib.steps.verify import list_deliveries
 from tasks_lib.units import format_age
@@ -96,8 +98,6 @@ def find_referenced(context: Context, roots: Iterable[Root]) -> Referenced:
                 digests.add(artifact.integrity.digest.hex)
         for fetch in plan.definitions.fetches.values():
             if isinstance(fetch.source, Git | Hg):
-                from tasks_lib.steps.repository_access import repository_names  # slow to import
-
                 repositories |= repository_names(context, fetch.source)
             else:
                 keys |= list_evidence_keys(fetch.source)
@@ -116,7 +116,7 @@ def find_referenced(context: Context, roots: Iterable[Root]) -> Referenced:
 
 def _trees(context: Context, roots: Iterable[Root]) -> Iterator[str]:
     """Yield the keys of the cached trees that these roots link from; none for the link mode copy."""
-    if not context.cache.trees().any():
+    if not Trees(context.cache).any():
         return
     for plan, configuration in roots:
         for delivery in list_deliveries(plan).values() if configuration.link_mode != "copy" else ():

@@ -11,7 +11,8 @@ from tasks_lib.errors import UnsupportedArchiveError
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import publish_from_cache
 from tasks_lib.steps.plan import Artifact
-from tasks_lib.steps.shared_results import ANY, adopt_shared_result, share_result
+from tasks_lib.steps.shared_results import adopt_shared_result, share_result
+from tasks_lib.store.records import ANY_PLATFORM
 
 
 def repack(context: Context, definition: Fetch, origin: Artifact, artifact: Artifact, progress: Progress) -> None:
@@ -37,7 +38,7 @@ def repack(context: Context, definition: Fetch, origin: Artifact, artifact: Arti
     with context.cache.lock(artifact.key, progress, artifact.path.name):
         if publish_from_cache(context, artifact):
             return
-        if adopt_shared_result(context, artifact.key, artifact.path.name, ANY, progress):
+        if adopt_shared_result(context, artifact.key, artifact.path.name, ANY_PLATFORM, progress):
             publish_from_cache(context, artifact)
             return
         progress.phase("repack", total=source.integrity.size)
@@ -61,5 +62,5 @@ def repack(context: Context, definition: Fetch, origin: Artifact, artifact: Arti
             )
             integrity = writer.commit()
         cache.record(Result(key=artifact.key, integrity=integrity, provenance={"tar": f"sha256:{tar_digest}"}))
-        share_result(context, artifact.key, integrity, ANY)
+        share_result(context, artifact.key, integrity, ANY_PLATFORM)
         publish_from_cache(context, artifact)

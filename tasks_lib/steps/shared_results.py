@@ -5,22 +5,22 @@ The content comes first, then the record: a result of the cache always names con
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import AllSourcesFailedError, StoreError
+from tasks_lib.download.unverified import UnverifiedRequest
+from tasks_lib.errors import AllSourcesFailedError
 from tasks_lib.network import redacted
-from tasks_lib.progress import FailedSource, Progress, Silent
-from tasks_lib.store import blob_key, record_key
+from tasks_lib.progress import FailedSource, Progress
+from tasks_lib.store import record_key
+from tasks_lib.store.upload import make_record
 
 if TYPE_CHECKING:
     from tasks_lib.store.fleet import Fleet, StoreMember
 
-#: The platform of results that are the same on every machine. Source: `store.records.ANY_PLATFORM`.
-ANY: Final = "any"
 #: How the reason begins why a store without an artifact did not provide it.
 _NOT_FOUND: Final = ("HTTP 404", "HTTP 410")
 
@@ -65,8 +65,6 @@ def adopt_shared_result(context: Context, key: str, name: str, platform: str, pr
 
 def _adopt_artifact(context: Context, fleet: Fleet, key: str, name: str, progress: Progress) -> bool:
     """Bring the result of a recipe key from a store that has artifacts without records, and record who is trusted."""
-    from tasks_lib.download.unverified import UnverifiedRequest  # slow to import, needed only for Taskcluster
-
     item = record_key(key)
     for member in fleet.holders(item, progress):
         transport = member.store.transport
@@ -100,37 +98,4 @@ def share_result(context: Context, key: str, integrity: Integrity, platform: str
     """Let the stores have a result that was made here, or obtained from `urls`, if this run writes to them."""
     fleet = context.fleet
     if fleet is not None and fleet.uploads is not None:
-        from tasks_lib.store.upload import make_record  # slow to import, needed only to write
-
         fleet.uploads.add(make_record(key, integrity, platform, urls))
-
-
-def is_in_local_store(context: Context, integrity: Integrity | None, key: str) -> bool:
-    """Return whether a store that needs no network has the content, or a believed result of the recipe key."""
-    fleet = context.fleet
-    if fleet is None:
-        return False
-    silent = Silent()
-    if integrity is not None:
-        return any(one.is_local for one in find_holders(fleet, blob_key(integrity.digest.hex), silent))
-    return any(member.is_local for member, _ in fleet.records(key, ANY, silent))
-
-
-def find_holders(fleet: Fleet, key: str, progress: Progress) -> Iterator[StoreMember]:
-    """Yield the stores that say that they hold an item."""
-    for member in fleet.holders(key, progress):
-        try:
-            if member.store.find(key) is not None:
-                yield member
-            else:
-                member.note_missing(key)
-        except StoreError as error:
-            member.note_failure(key, error, progress)
-
-
-def list_holders(context: Context, integrity: Integrity | None, key: str, progress: Progress) -> list[str]:
-    """Return the names of the stores that hold the content, or, if that is not known, a result of the recipe key."""
-    if context.fleet is None:
-        return []
-    wanted = blob_key(integrity.digest.hex) if integrity is not None else record_key(key)
-    return [member.name for member in find_holders(context.fleet, wanted, progress)]

@@ -102,7 +102,7 @@ def link_from_cache(
     Raises:
         ArchiveError, TreeError, BlobCorruptError, CancelledError: as `Extraction.extract`.
     """
-    how, trees = context.settings.link_mode, context.cache.trees()
+    how, trees = context.settings.link_mode, Trees(context.cache)
     if how == "copy" or not _can_share(context, archive, extraction.destination):
         return False
     for _ in range(_ROUNDS):
@@ -134,7 +134,7 @@ def link_from_cache(
 def _can_share(context: Context, archive: Archive, destination: Path) -> bool:
     """Return whether files of the cache can be linked without a copy; `auto` also requires a cached tree."""
     how = context.settings.link_mode
-    if how == "auto" and not context.cache.trees().holds(archive.key):
+    if how == "auto" and not Trees(context.cache).holds(archive.key):
         return False
     above = next(path for path in (destination.absolute().parent, *destination.absolute().parents) if path.is_dir())
     if how == "hardlink":
@@ -190,7 +190,7 @@ def check_cached_trees(
     Raises:
         CancelledError: the run is cancelled.
     """
-    trees = context.cache.trees()
+    trees = Trees(context.cache)
     for item in items:
         with trees.leased(item.name) as directory:
             if directory is None:

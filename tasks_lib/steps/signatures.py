@@ -25,6 +25,7 @@ from tasks_lib.errors import AllSourcesFailedError, CacheError, OfflineError, Si
 from tasks_lib.progress import FailedSource, Progress
 from tasks_lib.signature import MAX_KEYS_BYTES, MAX_SIGNATURE_BYTES, ValidSignature, find_listed_digest, verify_minisign
 from tasks_lib.steps.plan import list_key_files
+from tasks_lib.steps.request_headers import request_headers
 from tasks_lib.transport import redacted
 from tasks_lib.units import format_size
 
@@ -195,7 +196,7 @@ class _SignatureCheck:
     def _headers(self, url: str) -> Mapping[str, str]:
         """Return the headers of the definition if the signature has the same origin as the download, else {}."""
         same = _origin(url) == _origin(self._source.url)
-        return self._context.request_headers(self._name, self._source) if same else {}
+        return request_headers(self._context, self._name, self._source) if same else {}
 
 
 class _SignatureProgress:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +10,12 @@ from typing import Final, NamedTuple
 from tasks_lib import recipe
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
-from tasks_lib.definitions import Definitions, StaticUrl
+from tasks_lib.definitions import StaticUrl
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import FetchError, UnknownNameError, escape_text
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Plan
-from tasks_lib.steps.shared_results import ANY, adopt_shared_result
-from tasks_lib.store.records import published_origins
+from tasks_lib.steps.shared_results import adopt_shared_result
+from tasks_lib.store.records import ANY_PLATFORM, published_origins
 from tasks_lib.store.upload import Outcome, StoreWriter, make_record
 
 #: Threads that transfer: enough for many small items over one connection each.
@@ -33,43 +31,7 @@ class SharedItem(NamedTuple):
     key: str
     name: str
     integrity: Integrity | None
-    platform: str = ANY
-
-
-def select_names(definitions: Definitions, words: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the fetches and toolchains that words name: names, aliases, `KIND:NAME` or globs; all without words.
-
-    Raises:
-        UnknownNameError: a word names nothing.
-    """
-    words = list(words)
-    if not words:
-        return list(definitions.fetches), list(definitions.toolchains)
-    fetches: dict[str, None] = {}
-    toolchains: dict[str, None] = {}
-    for word in words:
-        kind, _, rest = word.rpartition(":")
-        pattern = rest if kind else word
-        found = [] if kind == "toolchain" else _matching(definitions.fetches, pattern, definitions.fetch)
-        built = (
-            [] if kind not in ("", "toolchain") else _matching(definitions.toolchains, pattern, definitions.toolchain)
-        )
-        if not found and not built:
-            hint = "`doit list --all` shows the definitions"
-            raise UnknownNameError(f"no definition is named {escape_text(word)!r}", hint=hint)
-        fetches |= dict.fromkeys(found)
-        toolchains |= dict.fromkeys(built)
-    return list(fetches), list(toolchains)
-
-
-def _matching(known: Iterable[str], pattern: str, resolve: Callable[[str], object]) -> list[str]:
-    found = [name for name in known if fnmatch.fnmatchcase(name, pattern)]
-    if not found:
-        try:
-            found = [str(getattr(resolve(pattern), "name"))]  # noqa: B009  # an alias
-        except (FetchError, KeyError):
-            found = []
-    return found
+    platform: str = ANY_PLATFORM
 
 
 def list_shared_items(plan: Plan, fetches: Iterable[str], toolchains: Iterable[str]) -> Iterator[SharedItem]:

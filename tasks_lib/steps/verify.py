@@ -22,6 +22,7 @@ from typing import Final, Literal, NamedTuple
 from tasks_lib import steps
 from tasks_lib.cache import Cache
 from tasks_lib.cache.maintenance import InventoryItem
+from tasks_lib.cache.trees import Trees
 from tasks_lib.context import Context
 from tasks_lib.errors import CacheError, FetchError, SettingError
 from tasks_lib.fs.system_calls import usable_cores
@@ -197,7 +198,7 @@ class Verification:
                 yield Damage("unpacked tree", item.name, reason, tuple(placed.get(item.name, ())))
 
     def _has_trees(self) -> bool:
-        return self.context.cache.trees().any()
+        return Trees(self.context.cache).any()
 
     def _delivered(self, chosen: frozenset[str], report: VerifyReport) -> Iterator[Damage]:
         """Yield trees and placed files that differ from their artifact."""

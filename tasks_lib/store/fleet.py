@@ -15,13 +15,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tasks_lib.digest import Integrity
 from tasks_lib.errors import StoreError, StoreRefusedError, UntrustedResultError, escape_text
 from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.gil import released
-from tasks_lib.progress import Progress
-from tasks_lib.store import MAX_RECORD_BYTES, Store, record_key
+from tasks_lib.progress import Progress, Silent
+from tasks_lib.store import MAX_RECORD_BYTES, Store, blob_key, record_key
 from tasks_lib.store.ahead import HeadsAhead
-from tasks_lib.store.records import Record, TrustedKeys, accept_record
+from tasks_lib.store.records import ANY_PLATFORM, Record, TrustedKeys, accept_record
+from tasks_lib.units import counted
 
 if TYPE_CHECKING:
     from tasks_lib.store.upload import Uploads
@@ -186,7 +188,9 @@ class Fleet:
         """Wait until the stores have what the run obtained and made, or it is stopping; count what is not written."""
         left = self.uploads.finish(is_running, say) if self.uploads is not None else 0
         if left:
-            self.counts.add_problem(f"{left} results were not written to the stores, because the run was interrupted")
+            self.counts.add_problem(
+                f"{counted(left, 'result')} not written to the stores, because the run was interrupted"
+            )
 
     @property
     def has_failed(self) -> bool:
@@ -198,6 +202,28 @@ class Fleet:
         for member in self.members:
             if not member.lacks(key) and member.store.may_hold(key) and member.is_open(progress):
                 yield member
+
+    def find_holders(self, key: str, progress: Progress) -> Iterator[StoreMember]:
+        """Yield the stores that say that they hold an item."""
+        for member in self.holders(key, progress):
+            try:
+                if member.store.find(key) is not None:
+                    yield member
+                else:
+                    member.note_missing(key)
+            except StoreError as error:
+                member.note_failure(key, error, progress)
+
+    def list_holders(self, integrity: Integrity | None, recipe_key: str, progress: Progress) -> list[str]:
+        """Return the names of the stores that hold content, or, if that is not known, a result of the recipe key."""
+        key = blob_key(integrity.digest.hex) if integrity is not None else record_key(recipe_key)
+        return [member.name for member in self.find_holders(key, progress)]
+
+    def has_local(self, integrity: Integrity | None, recipe_key: str) -> bool:
+        """Return whether a store that needs no network has the content, or a believed result of the recipe key."""
+        if integrity is not None:
+            return any(one.is_local for one in self.find_holders(blob_key(integrity.digest.hex), Silent()))
+        return any(member.is_local for member, _ in self.records(recipe_key, ANY_PLATFORM, Silent()))
 
     def records(self, recipe_key: str, platform: str, progress: Progress) -> Iterator[tuple[StoreMember, Record]]:
         """Yield the believed records of a recipe key, in the order of the stores; a refused one is a warning."""

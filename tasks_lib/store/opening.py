@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tasks_lib.cache import Cache
+from tasks_lib.errors import SettingError
 from tasks_lib.network import TransportSettings, read_secret
 from tasks_lib.store import Store, StoreAddress
 from tasks_lib.store.directory import DirectoryStore
 from tasks_lib.store.fleet import Counts, Fleet, StoreMember
 from tasks_lib.store.http import HttpStore, store_settings
 from tasks_lib.store.records import load_signing_key, load_trusted_keys
+from tasks_lib.store.taskcluster import TaskclusterStore
 from tasks_lib.store.upload import StoreWriter, Uploads
 from tasks_lib.store.write_policy import Verdict, judge_write
 from tasks_lib.transport import Transport
@@ -107,12 +109,17 @@ def open_store(
     if address.scheme in ("https", "http"):
         return HttpStore(address, transport, _bearer(address, environ))
     if address.is_bucket:
-        from tasks_lib.store.s3 import BucketStore  # needed for buckets only
-
-        return BucketStore(address, transport)
-    from tasks_lib.store.taskcluster import TaskclusterStore  # as above, for Taskcluster
-
+        return _open_bucket(address, transport)
     return TaskclusterStore(address, transport, paths)
+
+
+def _open_bucket(address: StoreAddress, transport: Transport) -> Store:
+    try:
+        from tasks_lib.store.s3 import BucketStore  # an optional dependency
+    except ImportError as error:
+        reason = f"the store {address.url} needs the Python package `obstore`, which is not installed"
+        raise SettingError(reason, hint="pip install 'doit-fetch[s3]'") from error
+    return BucketStore(address, transport)
 
 
 def _bearer(address: StoreAddress, environ: Mapping[str, str]) -> Callable[[], Mapping[str, str]]:

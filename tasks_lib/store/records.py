@@ -11,13 +11,13 @@ from __future__ import annotations
 import base64
 import binascii
 import errno
-import hashlib
 import json
 import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -26,6 +26,9 @@ from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import SettingError, UntrustedResultError, escape_text
 from tasks_lib.network import redacted
 from tasks_lib.store import MAX_RECORD_BYTES
+
+if TYPE_CHECKING:
+    from tasks_lib.ed25519 import PrivateKey, VerifyingKey
 
 #: The version of the format.
 VERSION: Final = 1
@@ -222,7 +225,7 @@ _KEYGEN: Final = "`doit store keygen FILE` or `openssl genpkey -algorithm ed2551
 class TrustedKeys:
     """The public keys of a directory, by key id."""
 
-    def __init__(self, keys: Mapping[str, Any], files: Mapping[str, str]) -> None:
+    def __init__(self, keys: Mapping[str, VerifyingKey], files: Mapping[str, str]) -> None:
         self._keys = keys
         self.files: Final = files
 
@@ -232,18 +235,14 @@ class TrustedKeys:
         Raises:
             ValueError: it is unsigned, or not signed by one of these keys.
         """
-        from cryptography.exceptions import InvalidSignature  # slow to import
-
         signature = record.signature
         if signature is None:
             raise _UntrustedKeyError("it is not signed")
         key = self._keys.get(signature.keyid)
         if key is None:
             raise _UntrustedKeyError(f"it is signed by {signature.keyid[:16]}..., which is not in keys/store")
-        try:
-            key.verify(_signature_bytes(signature), record.signed_bytes)
-        except InvalidSignature as error:
-            raise ValueError(f"its signature by {self.files[signature.keyid]} does not match") from error
+        if not key.has_signed(_signature_bytes(signature), record.signed_bytes):
+            raise ValueError(f"its signature by {self.files[signature.keyid]} does not match")
         return signature.keyid
 
 
@@ -263,42 +262,39 @@ def load_trusted_keys(directory: Path) -> TrustedKeys:
     paths = sorted(directory.glob("*.pub"))
     if len(paths) > _MAX_KEYS:
         raise SettingError(f"{escape_text(str(directory))} has {len(paths)} keys, expected at most {_MAX_KEYS}")
-    require_cryptography("store_trust=signed")
+    own = _require_ed25519("store_trust=signed")
     keys, files = {}, {}
     for path in paths:
-        keyid, key = _load_public_key(path)
-        keys[keyid], files[keyid] = key, escape_text(path.name)
+        key = _load_public_key(own, path)
+        keys[key.keyid], files[key.keyid] = key, escape_text(path.name)
     return TrustedKeys(keys, files)
 
 
-def require_cryptography(setting: str) -> None:
-    """Check that signatures can be made and verified, which `setting` needs.
+def _require_ed25519(setting: str) -> ModuleType:
+    """Return the module `ed25519`, which makes and verifies signatures; `setting` needs it.
 
     Raises:
         SettingError: `cryptography` is not installed.
     """
     try:
-        import cryptography  # noqa: F401  # an optional dependency
+        from tasks_lib import ed25519  # an optional dependency, and slow to import
     except ImportError as error:
         reason = f"{setting} needs the Python package `cryptography`, which is not installed"
         raise SettingError(reason, hint="pip install 'doit-fetch[store]'") from error
+    return ed25519
 
 
-def _load_public_key(path: Path) -> tuple[str, Any]:
-    from cryptography.exceptions import UnsupportedAlgorithm  # slow to import
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # as above
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key  # as above
-
+def _load_public_key(own: ModuleType, path: Path) -> VerifyingKey:
     shown = escape_text(str(path))
     try:
-        key = load_pem_public_key(_read_key_file(path))
+        key: VerifyingKey | None = own.VerifyingKey.from_pem(_read_key_file(path))
     except OSError as error:
         raise SettingError(f"cannot read {shown}: {error.strerror}") from error
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except ValueError as error:
         raise SettingError(f"{shown} is not a public key in PEM", hint=_KEYGEN) from error
-    if not isinstance(key, Ed25519PublicKey):
+    if key is None:
         raise SettingError(f"{shown} is not an Ed25519 public key", hint=_KEYGEN)
-    return key_id(key), key
+    return key
 
 
 def _read_key_file(path: Path) -> bytes:
@@ -315,19 +311,12 @@ def _read_key_file(path: Path) -> bytes:
     return data
 
 
-def key_id(public_key: Any) -> str:
-    """Return the id of a public key, as `openssl pkey -pubin -in FILE.pub -outform DER | sha256sum` prints it."""
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat  # slow to import
-
-    return hashlib.sha256(public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
-
-
 class SigningKey:
     """A private key, which never appears in a message."""
 
-    def __init__(self, key: Any) -> None:
+    def __init__(self, key: PrivateKey) -> None:
         self._key = key
-        self.keyid: Final = key_id(key.public_key())
+        self.keyid: Final = key.public.keyid
 
     def sign(self, record: Record) -> Record:
         """Return the record with a signature of this key.
@@ -348,24 +337,20 @@ def load_signing_key(value: str) -> SigningKey:
     Raises:
         SettingError: it is not an unencrypted Ed25519 key in PEM, or `cryptography` is not installed.
     """
-    require_cryptography("FETCH_STORE_SIGNING_KEY")
-    from cryptography.exceptions import UnsupportedAlgorithm  # slow to import
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # as above
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # as above
-
     where = "FETCH_STORE_SIGNING_KEY"  # never its value, which may be a key in another spelling
+    own = _require_ed25519(where)
     try:
         data = value.strip().encode() + b"\n" if _PEM in value else _read_key_file(Path(value))
-        key = load_pem_private_key(data, password=None)
+        key: PrivateKey | None = own.PrivateKey.from_pem(data)
     except OSError as error:
         hint = "expected a path, or the PEM text of a key"
         raise SettingError(f"cannot read the file that {where} names: {error.strerror}", hint=hint) from error
     except TypeError as error:
         hint = "decrypt it with `openssl pkey -in FILE -out PLAIN`, and let the CI keep that as a secret"
         raise SettingError(f"{where} is encrypted, and no password can be given", hint=hint) from error
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except ValueError as error:
         raise SettingError(f"{where} is not a private key in PEM (PKCS#8)", hint=_KEYGEN) from error
-    if not isinstance(key, Ed25519PrivateKey):
+    if key is None:
         raise SettingError(f"{where} is not an Ed25519 key", hint=_KEYGEN)
     return SigningKey(key)
 
@@ -376,24 +361,18 @@ def generate_key(path: Path) -> str:
     Raises:
         SettingError: a file exists or cannot be written, or `cryptography` is not installed.
     """
-    require_cryptography("`doit store keygen`")
-    from cryptography.hazmat.primitives import serialization as form  # slow to import
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # as above
-
-    key = Ed25519PrivateKey.generate()
-    private = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
-    public = key.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo)
+    key: PrivateKey = _require_ed25519("`doit store keygen`").PrivateKey.generate()
     public_path = Path(f"{path}.pub")
     try:
         if public_path.exists() or public_path.is_symlink():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(public_path))
-        _write_new(path, private, 0o600)
-        _write_new(public_path, public, 0o644)
+        _write_new(path, key.pem, 0o600)
+        _write_new(public_path, key.public.pem, 0o644)
     except OSError as error:
         shown = escape_text(str(error.filename or path))
         hint = "choose another name; a key is never overwritten" if isinstance(error, FileExistsError) else ""
         raise SettingError(f"cannot write {shown}: {error.strerror}", hint=hint) from error
-    return key_id(key.public_key())
+    return key.public.keyid
 
 
 def _write_new(path: Path, content: bytes, mode: int) -> None:

@@ -12,8 +12,12 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final
 from urllib.parse import unquote
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import AzureStore, GCSStore, S3Store
 
 from tasks_lib.errors import SettingError, StoreError, StoreRefusedError, StoreUnavailableError, escape_text
 from tasks_lib.network import literal_addresses
@@ -21,9 +25,6 @@ from tasks_lib.progress import do_nothing
 from tasks_lib.store import Method, StoreAddress, StoredItem, StoreLocation
 from tasks_lib.store.http import HttpStore
 from tasks_lib.transport import Transport, origin_of
-
-if TYPE_CHECKING:
-    from obstore.store import ClientConfig
 
 #: How long a signed URL is valid: longer than any request waits for its turn.
 _VALID: Final = timedelta(hours=1)
@@ -55,7 +56,7 @@ class BucketStore(HttpStore):
             check: called in every wait; raises to stop it.
 
         Raises:
-            SettingError: obstore is not installed, or its variables are invalid.
+            SettingError: the variables of obstore are invalid.
         """
         super().__init__(address, transport, check=check)
         self.login_hint = _CREDENTIALS_HINT[address.scheme]
@@ -112,8 +113,6 @@ class BucketStore(HttpStore):
         Raises:
             StoreUnavailableError, StoreRefusedError: as `Store`.
         """
-        import obstore  # an optional dependency
-
         for directory in _DIRECTORIES:
             pages = iter(obstore.list(self._bucket, prefix=directory))
             while page := self._next_page(pages):
@@ -121,8 +120,6 @@ class BucketStore(HttpStore):
                     yield StoredItem(item["path"], item["size"], item["last_modified"].timestamp())
 
     def _next_page(self, pages: Iterator[Any]) -> Any:
-        from obstore.exceptions import BaseError  # an optional dependency
-
         try:
             return next(pages, None)
         except BaseError as error:
@@ -130,13 +127,11 @@ class BucketStore(HttpStore):
 
     def _sign(self, method: Method, key: str) -> str:
         """Return a signed URL. Only the first thread looks for credentials; a failure is remembered for the run."""
-        import obstore  # an optional dependency
-
         with self._lock:
             if self._failure is None:
                 try:
                     return obstore.sign(self._bucket, method, key, _VALID)
-                except obstore.exceptions.BaseError as error:
+                except BaseError as error:
                     reason = f"store {self.address.name}: no credentials for signing: {_first_line(error)}"
                     self._failure = StoreRefusedError(reason, store=self.address.name, hint=self.login_hint)
             raise self._failure
@@ -150,14 +145,8 @@ class BucketStore(HttpStore):
 
 def _bucket(address: StoreAddress, connect_timeout: timedelta) -> Any:
     """Return obstore's object for a bucket. It allows http, because `locate` judges where a signed URL is sent."""
-    try:
-        from obstore.exceptions import BaseError  # an optional dependency
-        from obstore.store import AzureStore, GCSStore, S3Store  # as above
-    except ImportError as error:
-        reason = f"the store {address.url} needs the Python package `obstore`, which is not installed"
-        raise SettingError(reason, hint="pip install 'doit-fetch[s3]'") from error
     kinds: dict[str, Callable[..., Any]] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
-    client: ClientConfig = {"allow_http": True, "connect_timeout": connect_timeout, "timeout": _TOTAL}
+    client: dict[str, Any] = {"allow_http": True, "connect_timeout": connect_timeout, "timeout": _TOTAL}
     try:
         return kinds[address.scheme](
             address.host,

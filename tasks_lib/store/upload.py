@@ -23,6 +23,7 @@ from tasks_lib.progress import Silent
 from tasks_lib.store import EMPTY, MAX_RECORD_BYTES, Store, blob_key, record_key
 from tasks_lib.store.fleet import Counts, StoreMember
 from tasks_lib.store.records import Made, Record, SigningKey, parse_record
+from tasks_lib.units import counted
 
 #: Threads that write; uploads and downloads share the machine.
 _JOBS: Final = 4
@@ -232,5 +233,5 @@ class Uploads:
                 self._changed.wait(_LOOK_S)
                 if self._left and time.monotonic() > announced_s:
                     announced_s = math.inf
-                    say(f"writing {self._left} results to the stores")
+                    say(f"writing {counted(self._left, 'result')} to the stores")
             return self._left

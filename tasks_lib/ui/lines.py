@@ -14,9 +14,9 @@ from typing import Any, Final, NamedTuple
 from tasks_lib.errors import escape_text
 from tasks_lib.progress import describe_wait
 from tasks_lib.ui.events import Event
-from tasks_lib.ui.output import Output, counted, escaped_lines, painted
+from tasks_lib.ui.output import Output, escaped_lines, painted
 from tasks_lib.ui.run_state import RunState, TaskRun, host_of
-from tasks_lib.units import format_duration, format_estimate, format_size
+from tasks_lib.units import counted, format_duration, format_estimate, format_size
 
 #: Maximum number of up-to-date tasks that are listed: ten thousand would hide other lines. The summary counts all.
 MAX_UP_TO_DATE: Final = 100

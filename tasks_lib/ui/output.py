@@ -108,11 +108,6 @@ def painted(text: str, tone: str, colour: str) -> str:
     return f"\x1b[{_TONES[tone]}m{text}\x1b[0m" if colour == "always" and tone else text
 
 
-def counted(number: int, one: str, many: str = "") -> str:
-    """Return a number with its noun: `1 file`, `2 files`."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
 def escaped_lines(text: str) -> list[str]:
     """Return untrusted text as escaped lines, without empty lines."""
     return escape_lines(text).splitlines()

@@ -1,15 +1,18 @@
-"""Refuse an offline run before it starts, naming everything that the requested tasks would have to download."""
+"""What the requested tasks would have to download: an offline run is refused, and the stores are asked ahead."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from tasks_lib.definitions import Fetch
+from tasks_lib.context import Context
+from tasks_lib.definitions import Fetch, StaticUrl
 from tasks_lib.errors import OfflineError, escape_text
 from tasks_lib.graph.actions import step_of
 from tasks_lib.incremental.selection import needed
 from tasks_lib.steps import needs_network
+from tasks_lib.store import blob_key
 
 #: Maximum number of missing artifacts that are named; the others are counted.
 _NAMED = 100
@@ -36,3 +39,14 @@ def refuse_missing(tasks: Mapping[str, Any], selected: Iterable[str]) -> None:
         lines += [f"... and {len(missing) - _NAMED} more"] if len(missing) > _NAMED else []
         hint = "nothing was run; run once without offline=1, or copy a cache that holds them"
         raise OfflineError("offline, and this is missing:\n" + "\n".join(lines), hint=hint)
+
+
+def list_blobs(context: Context, tasks: Mapping[str, Any], selected: Iterable[str]) -> Iterator[str]:
+    """Yield the key of each download that the selected tasks need and the cache lacks."""
+    for task in needed(tasks, selected):
+        step = step_of(task) if task.name.startswith("fetch:") else None
+        definition = step.arguments[1] if step is not None else None
+        if isinstance(definition, Fetch) and isinstance(definition.source, StaticUrl):
+            integrity = definition.source.integrity
+            if not os.path.exists(context.cache.path(integrity.digest)):  # noqa: PTH110  # a hint suffices
+                yield blob_key(integrity.digest.hex)
