@@ -494,6 +494,24 @@ def test_bad_connections_are_not_reused(case: str, origin: Origin, tmp_path: Pat
     assert other.has(PINNED)
 
 
+def test_bytes_after_a_small_response_close_a_kept_connection(origin: Origin, tmp_path: Path) -> None:
+    """What arrives together with a response, and is more than it, is not read as the next one."""
+    content = b"small"
+    pinned = len(content), hashlib.sha256(content).hexdigest()
+
+    def two(connection: socket.socket, request: OriginRequest) -> None:
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
+        connection.sendall(answer + content + answer + b"wrong")
+        request.stays = True
+
+    origin.answers |= {"/1": kept(content), "/2": two, "/3": kept(content)}
+    transport = Transport(TransportSettings())
+    for number in (1, 2, 3):
+        request = wanted(f"{origin.url}/{number}", content=pinned)
+        Downloader(Cache(tmp_path / str(number)), transport, Policy(retries=0)).obtain(request, Silent())
+    assert [request.connection for request in origin.requests] == [1, 1, 2]
+
+
 def test_a_large_body_is_gathered() -> None:
     """A wait for a large body lasts until many bytes have arrived or a moment has passed; the next head needs one."""
     deadline = Deadline(TransportSettings(), time.monotonic() + TIMEOUT_S)
