@@ -2,6 +2,6 @@
 
 from doit_fetch import DOIT_CONFIG, task_fetchdefs
 
-DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["toolchain:sample"]}
+DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["toolchain:sample", "fetch:greeter-packages"]}
 
 __all__ = ["DOIT_CONFIG", "task_fetchdefs"]

@@ -53,6 +53,19 @@ nss:
     repo: https://hg.mozilla.org/projects/nss
     revision: {REVISION}
 """
+_DEBIAN: Final = f"""\
+image-packages:
+  description: what the image for builds is made of
+  fetch:
+    type: debian
+    uri: https://deb.example.org/debian/
+    suites: [bookworm]
+    architectures: [amd64]
+    packages: [git, zstd]
+    signed-by: [{FINGERPRINT}]
+    key-files: [fetchdefs/keys/debian.asc]
+    lock: image-packages.lock
+"""
 _TOOLCHAIN: Final = """\
 mpc:
   description: MPC, built against GMP
@@ -310,6 +323,30 @@ SECTIONS: Final = (
             "repo": "repo: https://hg.mozilla.org/projects/nss",
             "path-prefix": "path-prefix: nss",
             "artifact-name": "artifact-name: nss.tar.zst",
+        },
+    ),
+    Section(
+        "Debian packages",
+        "`fetch:` with `type: debian`; [Debian packages](../how-to/debian.md) has the details.",
+        "fetch",
+        (*_SOURCE, 4),
+        _DEBIAN,
+        ("image-packages", "fetch"),
+        {
+            "type": "type: debian",
+            "suites": "suites: [bookworm, bookworm-updates]",
+            "components": "components: [main, contrib]",
+            "architectures": "architectures: [amd64, arm64]",
+            "packages": "packages: [git, zstd=1.5.4+dfsg2-5]",
+            "essential": "essential: true",
+            "uri": "uri: {bookworm: https://deb.example.org/debian/}",
+            "snapshot": "snapshot: 20261101T000000Z",
+            "snapshots": "snapshots: https://snapshot.example.org/debian/@SNAPSHOTID@/",
+            "signed-by": f"signed-by: [{FINGERPRINT}]",
+            "key-files": "key-files: fetchdefs/keys/debian.asc",
+            "lock": "lock: image-packages.lock",
+            "artifact-name": "artifact-name: packages.tar.zst",
+            "purl": _UPSTREAM["purl"],
         },
     ),
     Section(

@@ -21,7 +21,7 @@ import msgspec
 
 from tasks_lib import steps
 from tasks_lib.context import Context
-from tasks_lib.definitions import Checksums, Definitions, Fetch, GpgSignature, StaticUrl
+from tasks_lib.definitions import Checksums, Debian, Definitions, Fetch, GpgSignature, StaticUrl
 from tasks_lib.definitions.codec import decode, encode
 from tasks_lib.errors import FetchError, SettingError, ToolError, escape_text
 from tasks_lib.fs.atomic import write_best_effort
@@ -62,7 +62,7 @@ class RemoteBatch(msgspec.Struct, array_like=True):
         repacked: names of those that are repacked, too.
         headers: of each definition that has some.
         files: content by path below the directory of definitions: key files, mirrors.yml, keys of stores.
-        key_files: the path of each key file in its definition, and its path in `files`.
+        key_files: the path of each key file, or lock, in its definition, and its path in `files`.
     """
 
     version: str
@@ -118,6 +118,8 @@ def make_batch(
             _add_headers(batch, fetch.name, headers.get(fetch.name, ()) if fetch.source.headers else ())
             for path in list_key_files(fetch.source):
                 _add_key_file(batch, fetch.name, path)
+        elif isinstance(fetch.source, Debian):
+            _add_key_file(batch, fetch.name, fetch.source.lock_file)
     return msgspec.msgpack.encode(batch)
 
 
@@ -178,7 +180,7 @@ def _write_files(directory: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _with_key_files(fetch: Any, paths: Mapping[str, str]) -> Fetch:
-    """Return the definition with the paths of its key files on this machine."""
+    """Return the definition with the paths of its key files, or of its lock, on this machine."""
     source = fetch.source
     changed: dict[str, Any] = {}
     for field in ("gpg_signature", "checksums") if isinstance(source, StaticUrl) else ():
@@ -188,6 +190,8 @@ def _with_key_files(fetch: Any, paths: Mapping[str, str]) -> Fetch:
         elif isinstance(value, Checksums) and isinstance(value.signed_by, GpgSignature):
             signer = msgspec.structs.replace(value.signed_by, key_file=paths[value.signed_by.key_file])
             changed[field] = msgspec.structs.replace(value, signed_by=signer)
+    if isinstance(source, Debian):
+        changed["lock_file"] = paths[source.lock_file]
     found: Fetch = (
         msgspec.structs.replace(fetch, source=msgspec.structs.replace(source, **changed)) if changed else fetch
     )

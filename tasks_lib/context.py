@@ -22,6 +22,7 @@ from tasks_lib.settings import Settings
 from tasks_lib.vcs.urls import endpoint_of
 
 if TYPE_CHECKING:
+    from tasks_lib.definitions.mirrors import Mirrors
     from tasks_lib.download import Downloader
     from tasks_lib.download.unverified import UnverifiedDownloader
     from tasks_lib.network import Headers
@@ -91,20 +92,24 @@ class Context:
         return Cache(own.cache, options)
 
     @shared
+    def mirrors(self) -> Mirrors:
+        """What `mirrors.yml` says; nothing if it is missing or cannot be read."""
+        from tasks_lib.definitions.mirrors import Mirrors, parse_mirrors  # needed only when a task downloads
+
+        path = find_layout(self.settings.fetchdefs).mirrors_file
+        try:
+            return parse_mirrors(path.read_text("utf-8")) if path is not None else Mirrors()
+        except (OSError, UnicodeDecodeError):  # missing, or already reported when loading definitions
+            return Mirrors()
+
+    @shared
     def transport(self) -> Transport:
         """The HTTP client."""
         own = self.settings.transport
         if self._mirrors == "none":
             return self._connect(own)
-        path = find_layout(self.settings.fetchdefs).mirrors_file
-        try:
-            text = path.read_text("utf-8") if path is not None else ""
-        except (OSError, UnicodeDecodeError):  # missing, or already reported when loading definitions
-            return self._connect(own)
-        from tasks_lib.definitions.mirrors import parse_mirrors  # needed only when a task downloads
-
         # the URLs of definitions were checked when they were loaded; a redirect was not
-        return self._connect(own, refusal=parse_mirrors(text).refusal)
+        return self._connect(own, refusal=self.mirrors.refusal)
 
     def _connect(self, settings: TransportSettings, **rules: Callable[[str], str]) -> Transport:
         from tasks_lib.transport import Transport  # slow to import, needed only when a task downloads

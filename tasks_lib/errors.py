@@ -174,6 +174,10 @@ class UnreachableError(TransportError):
     """No connection was established: unknown host name, no address that answers, a broken handshake."""
 
 
+class MissingFileError(TransportError):
+    """A `file:` URL names no file: the local counterpart of status 404."""
+
+
 class TlsError(TransportError):
     """The TLS handshake or the certificate was refused; never retried without verification."""
 
@@ -234,6 +238,37 @@ class SignatureError(FetchError):
 
 class UnknownSignerError(SignatureError):
     """The signature was made by a key that is not among the accepted ones."""
+
+
+# --- Debian packages --------------------------------------------------------------------------
+
+
+class ReleaseSignatureError(SignatureError):
+    """A Release file is not signed by a pinned key, or that key was not valid at the date of the file."""
+
+
+class ReleaseRolledBackError(SignatureError):
+    """A Release file is older than the one that the lock records."""
+
+
+class IndexDigestError(IntegrityError):
+    """An index of packages is not the one that its Release file names."""
+
+
+class UnsafePathError(FetchError):
+    """A path in an index or a lock leaves the repository."""
+
+
+class UnresolvableError(FetchError):
+    """apt cannot resolve the packages of a definition."""
+
+
+class LockStaleError(FetchError):
+    """The lock was made for another state of its definition, or does not exist."""
+
+
+class LockMismatchError(IntegrityError):
+    """The lock is not one that `doit update` writes, or differs from the indexes that it names."""
 
 
 # --- unusable or hostile archives -------------------------------------------------------------
@@ -353,10 +388,14 @@ class ToolError(FetchError):
 
 
 class FailedAttempt(NamedTuple):
-    """One attempt to download from one source; `url` has its secrets redacted, `reason` is one line."""
+    """One attempt to download from one source; `url` has its secrets redacted, `reason` is one line.
+
+    `fault` is "content" if the source has other bytes, else "source".
+    """
 
     url: str
     reason: str
+    fault: str = "source"
 
 
 class AllSourcesFailedError(FetchError):

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from tasks_lib.definitions import Checksums, Git, GpgSignature, Hg, Minisign, StaticUrl, Toolchain, ToolchainRun
+from tasks_lib.definitions import Checksums, Debian, Git, GpgSignature, Hg, Minisign, StaticUrl, Toolchain, ToolchainRun
 from tasks_lib.definitions.taskgraph import taskgraph_digest as taskgraph_digest
 from tasks_lib.digest import Digest, Integrity
 
@@ -35,6 +35,13 @@ IDENTITY_FIELDS: Final = frozenset(
         "revision",
         "path_prefix",
         "dot_git",
+        "suites",
+        "architectures",
+        "packages",
+        "components",
+        "essential",
+        "signed_by",
+        "snapshot",
     }
 )
 #: Fields that determine where the bytes are, how they are verified and how they are named.
@@ -43,6 +50,7 @@ LOCATOR_FIELDS: Final = frozenset(
         "name", "description", "source", "alias", "artifact_prefix", "ignored", "file", "line", "platforms", "platform",
         "url", "mirrors", "rewritten", "headers", "gpg_signature", "minisign", "checksums",
         "repo", "ssh_key", "archive", "taskgraph_name", "taskgraph_names", "update", "purl",
+        "key_files", "lock_file",
     }
 )  # fmt: skip
 
@@ -159,7 +167,7 @@ def repack_key(source: StaticUrl, *, version: str) -> str:
     )
 
 
-def option_words(source: StaticUrl | Git | Hg) -> list[str]:
+def option_words(source: StaticUrl | Git | Hg | Debian) -> list[str]:
     """Return a word for each option that shapes the tree; none for the defaults, so that they change no key."""
     return [f"{name} {value}" for name, value in sorted(source.shape)]
 
@@ -188,6 +196,17 @@ def repository_name(source: Git | Hg, url: str, commit: str) -> str:
     """Return the name of the cached repository for commits of that kind from a URL of `source` or of a submodule."""
     kind = "git" if isinstance(source, Git) else "hg"
     return hashlib.sha256(f"{kind} {len(commit)} {url}".encode()).hexdigest()
+
+
+def packages_key(definition: str, lock: Digest, *, version: str) -> str:
+    """Return the key of a repository of Debian packages.
+
+    Args:
+        definition: the digest of what the definition asks for.
+        lock: the digest of the lock.
+        version: the version of what writes the repository.
+    """
+    return _key("debian", version, definition, str(lock))
 
 
 def extract_key(artifact_key: str, *, dest: str, version: int, shape: Sequence[str] = ()) -> str:

@@ -16,12 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
-from tasks_lib.batch import make_batch, run_batch
+from tasks_lib.batch import BatchResult, make_batch, run_batch
 from tasks_lib.definitions import Fetch, StaticUrl
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import FetchError, SettingError, ToolError
+from tasks_lib.incremental.definition_files import load
+from tests import debian_project
 from tests.archives import Member, tar
 from tests.keys import keyring
 from tests.origin import Origin, OriginRequest, reply, serving
@@ -272,6 +275,25 @@ def test_a_literal_header_stays_here() -> None:
         make_batch({"a": one}, [], {"a": (("X-Key", "secret"),)}, {})
     assert "secret'" not in str(caught.value)
     assert b"secret" not in make_batch({"a": one}, [], {"a": (("X-Key", "${KEY}"),)}, {})
+
+
+def test_a_batch_has_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker makes the packages of a lock, which it gets with the definition, and writes them to the store."""
+    root = debian_project.mirror(tmp_path / "mirror").root
+    text = debian_project.define(root.as_uri())
+    top = debian_project.project(tmp_path / "project", text, {"stable": (root, debian_project.DEBS)})
+    monkeypatch.chdir(top)
+    data = make_batch({"debs": load(top / "fetchdefs").fetches["debs"]}, [], {}, {})
+    (tmp_path / "store").mkdir()
+    worker = tmp_path / "worker"
+    worker.mkdir()
+    monkeypatch.chdir(worker)
+    monkeypatch.setenv("FETCH_STORE", (tmp_path / "store").as_uri())
+    monkeypatch.setenv("FETCH_STORE_WRITE", "always")
+    result = msgspec.msgpack.decode(run_batch(data), type=BatchResult)
+    assert result.failed == {}
+    digests = {hashlib.sha256(deb.content).hexdigest() for deb in debian_project.DEBS}
+    assert digests <= {path.name for path in (tmp_path / "store").rglob("*")}
 
 
 def test_another_version(monkeypatch: pytest.MonkeyPatch) -> None:

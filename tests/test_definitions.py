@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks_lib.definitions import Definitions, SourceFile, StaticUrl, json_schema, list_kind_files, parse
+from tasks_lib.definitions import Debian, Definitions, SourceFile, StaticUrl, json_schema, list_kind_files, parse
 from tasks_lib.definitions.values import Update
 from tasks_lib.errors import DefinitionError
 from tasks_lib.incremental.definition_files import load
@@ -84,9 +84,12 @@ def test_keys_about_upstream() -> None:
     commit = f"a: {{description: d, fetch: {{type: git, repo: 'https://h/r', revision: {SHA[:40]}, {update}}}}}\n"
     for text in (fetch(update), commit, commit.replace("type: git", "type: hg")):
         source = read(text).fetch("a").source
+        assert not isinstance(source, Debian)
         assert (source.update, source.purl) == (wanted, "pkg:npm/%40a/b@1")
-    assert read(fetch("update: {}")).fetch("a").source.update == Update()
-    assert read(GOOD).fetch("a").source.update is None
+    for text, expected in ((fetch("update: {}"), Update()), (GOOD, None)):
+        source = read(text).fetch("a").source
+        assert isinstance(source, StaticUrl)
+        assert source.update == expected
 
 
 WRONG = {
@@ -331,7 +334,7 @@ def test_schema_is_current() -> None:
 
 
 def test_own_definitions_load() -> None:
-    """The definitions of this repository load: the sample and twenty rows of the GCC toolchain."""
+    """The definitions of this repository load: the sample, its packages, and twenty rows of the GCC toolchain."""
     found = load(ROOT / "fetchdefs")
-    assert len(found.fetches) == 22
+    assert len(found.fetches) == 23
     assert set(found.toolchains) == {"sample", "linux64-gcc-14"}

@@ -133,7 +133,13 @@ class Block(NamedTuple):
 README = ROOT / "README.md"
 TUTORIAL = DOCS / "tutorial/getting-started.md"
 #: Programs of which a page needs one that may not be installed.
-NEEDED = {"store-nginx.md": "nginx", "make.md": "make", "cmake.md": "cmake", "meson.md": "meson"}
+NEEDED = {
+    "store-nginx.md": "nginx",
+    "make.md": "make",
+    "cmake.md": "cmake",
+    "meson.md": "meson",
+    "debian.md": "apt-get",
+}
 #: The files of the README's definitions; xz is compressed by one version only.
 LIB = (
     "/Td6WFoAAATm1rRGAgAhARYAAAB0L+Wj4Cf/AHFdADYaSGYpio/nVjjeS2S7zoB1aCuN88QaOY9ZUKjpDZlikl44xo6GkanXOGpPpub5SpLWGnFMwdfJ"
@@ -171,6 +177,7 @@ PRINTED = {
     "outdated.md": "tool  1.9.0  1.10.0",
     "audit.md": "EXAMPLE-1: an example; fixed in 1.1",
     "sbom.md": "fetch:hello",
+    "debian.md": "  packages: 1, 1 added\n",
     "commands.md": "/build/artifacts/hello/hello-1.0.tar.gz",
 }
 

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from tasks_lib import recipe
-from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl, Toolchain, ToolchainRun
+from tasks_lib.definitions import Debian, Fetch, Git, Hg, StaticUrl, Toolchain, ToolchainRun
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.incremental.definition_files import load
 
@@ -82,7 +82,7 @@ def test_figures_of_2018(name: str, golden: str) -> None:
     assert hashlib.sha256("\n".join(words).encode()).hexdigest() == golden
 
 
-@pytest.mark.parametrize("kind", [Fetch, StaticUrl, Git, Hg])
+@pytest.mark.parametrize("kind", [Fetch, StaticUrl, Git, Hg, Debian])
 def test_every_field_is_classified(kind: type) -> None:
     """A new field is identity or locator, never forgotten."""
     for one in msgspec.structs.fields(kind):

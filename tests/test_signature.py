@@ -20,6 +20,7 @@ from tasks_lib.errors import SignatureError, ToolError
 from tasks_lib.progress import Silent
 from tasks_lib.signature import MAX_KEYS_BYTES, Gpg, ValidSignature, find_listed_digest, verify_minisign
 from tasks_lib.signature.packets import key_packets
+from tasks_lib.signature.status import Allowed, evaluate_each
 from tests.keys import Keyring, keyring
 
 CONTENT = b"the content\n" * 1000
@@ -395,3 +396,27 @@ def test_minisign_other_key_or_content() -> None:
     ):
         with pytest.raises(SignatureError, match=reason):
             verify_minisign(BytesIO(content), signer.sign(CONTENT), public_key=key, progress=Silent())
+
+
+VALID = f"VALIDSIG {'A' * 40} 2020-01-01 1577836800 0 4 0 22 8 01 {'A' * 40}"
+
+
+@pytest.mark.parametrize(
+    ("lines", "expiry", "expected"),
+    [
+        (["NEWSIG", "GOODSIG A a", VALID], 0, (1, 0)),
+        (["NEWSIG", "EXPKEYSIG A a", VALID], 1600000000, (1, 0)),
+        (["NEWSIG", "EXPKEYSIG A a", VALID], 0, (0, 1)),  # the listing does not say when
+        (["NEWSIG", "REVKEYSIG A a", VALID], 0, (0, 1)),
+        (["NEWSIG", "EXPSIG A a", VALID], 0, (0, 1)),
+        (["NEWSIG", "BADSIG A a", "NEWSIG", "GOODSIG A a", VALID], 0, (1, 1)),
+        (["NEWSIG", "ERRSIG B 22 8 01 1577836800 9 B", "NEWSIG", "GOODSIG A a", VALID], 0, (1, 1)),
+        (["GOODSIG A a", VALID], 0, (0, 0)),
+        ([], 0, (0, 0)),
+    ],
+)
+def test_several_signatures(lines: list[str], expiry: int, expected: tuple[int, int]) -> None:
+    """Each signature of a text is evaluated on its own; an expired key counts if its expiry is known."""
+    allowed = Allowed(primaries=frozenset({"A" * 40}), expiries={"A" * 40: expiry})
+    good, refused = evaluate_each(lines, allowed, time.time())
+    assert (len(good), len(refused)) == expected

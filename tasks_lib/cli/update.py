@@ -27,8 +27,9 @@ class UpdateCommand(PinCommand):
     doc_usage = "NAME..."
     doc_description = (
         "Without --to and --url: to the newest version; if there is none, the present URL is measured again. Only the "
-        "lines that change are edited. Exit status: 0 success, also if nothing changed; 1 a definition could not be "
-        "updated, and is as it was; 2 unusable definitions; 3 invalid command line."
+        "lines that change are edited. Debian packages are resolved again, into their lock. Exit status: 0 success, "
+        "also if nothing changed; 1 a definition could not be updated, and is as it was; 2 unusable definitions; "
+        "3 invalid command line."
     )
     cmd_options = (
         flag("all", "all fetch definitions"),
@@ -71,12 +72,7 @@ class UpdateCommand(PinCommand):
         self.outstream.write(f"{name}: {would}{done.state}{escape_text(versions)}\n")
         self.write_lines(f"  note: {escape_lines(note)}" for note in done.notes)
         if done.state == "updated":
-            tree = (
-                done.tree.lines()
-                if done.tree is not None
-                else ["tree: not compared: the cache lacks the old content, or it is not an archive"]
-            )
-            self.write_lines(f"  {escape_text(line)}" for line in tree)
+            self.write_lines(f"  {escape_text(line)}" for line in done.summary)
             self.write_lines(escape_text(line) for line in done.diff.splitlines())
 
 

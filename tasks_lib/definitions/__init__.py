@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks_lib.definitions.values import (
     Checksums,
+    Debian,
     Definitions,
     Fetch,
     FetchesEntry,
@@ -21,6 +22,7 @@ from tasks_lib.definitions.values import (
     Place,
     RefusedDefinition,
     StaticUrl,
+    Suite,
     Toolchain,
     ToolchainRun,
 )
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Checksums",
+    "Debian",
     "Definitions",
     "Fetch",
     "FetchesEntry",
@@ -44,6 +47,7 @@ __all__ = [
     "RefusedDefinition",
     "SourceFile",
     "StaticUrl",
+    "Suite",
     "Toolchain",
     "ToolchainRun",
     "json_schema",

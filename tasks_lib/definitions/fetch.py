@@ -6,14 +6,17 @@ Source for keys and defaults: taskgraph 24.2 `transforms/fetch.py` (read as docu
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
+import msgspec
+
+from tasks_lib.definitions.debian_fields import DEBIAN, read_debian
 from tasks_lib.definitions.fields import ANYTHING, KEYED_NAMES, NAME_FIELD, RELATIVE, TEXT, name_keyed
 from tasks_lib.definitions.platform_fields import BY_PLATFORM, ByPlatform, has_platforms, read_platforms
 from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of
 from tasks_lib.definitions.source_fields import GIT, HG, SOURCES, STATIC_URL, read_repository, read_static_url
-from tasks_lib.definitions.values import DEFAULT_ARTIFACT_PREFIX, Fetch, Git, Hg, StaticUrl
+from tasks_lib.definitions.values import DEFAULT_ARTIFACT_PREFIX, Debian, Fetch, Git, Hg, StaticUrl
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree
 from tasks_lib.errors import find_similar, suggest
 
@@ -26,7 +29,7 @@ _REFUSED_TYPES: Final = {
 }
 
 
-def read_source(node: Node, where: Location) -> StaticUrl | Git | Hg | ByPlatform | None:
+def read_source(node: Node, where: Location) -> StaticUrl | Git | Hg | Debian | ByPlatform | None:
     """Return the source that a mapping describes, or None after reporting a problem.
 
     Raises:
@@ -53,7 +56,13 @@ def read_source(node: Node, where: Location) -> StaticUrl | Git | Hg | ByPlatfor
     found = read_table(node, where, table, ignored)
     if found is None:
         return None
-    return read_static_url(found, where) if kind.text == "static-url" else read_repository(found, where)
+    return _READERS.get(kind.text, read_repository)(found, where)
+
+
+_READERS: Final[Mapping[str, Callable[[dict[str, Any], Location], StaticUrl | Git | Hg | Debian | None]]] = {
+    "static-url": read_static_url,
+    "debian": read_debian,
+}
 
 
 def _is_foreign(table: FieldTable) -> Callable[[str], bool]:
@@ -68,7 +77,9 @@ FETCH: Final[FieldTable] = {
     "name": NAME_FIELD.about("name of the definition, instead of the key above it"),
     "description": TEXT.needed("describe the content in one line").about("the content in one line"),
     "fetch": Field(
-        read_source, {"oneOf": [schema_of(one) for one in (STATIC_URL, GIT, HG, BY_PLATFORM)]}, "content to fetch"
+        read_source,
+        {"oneOf": [schema_of(one) for one in (STATIC_URL, GIT, HG, BY_PLATFORM, DEBIAN)]},
+        "content to fetch",
     ).needed("add a mapping with type, url, sha256 and size"),
     "fetch-alias": KEYED_NAMES.about("alternative name for use in toolchains"),
     "artifact-prefix": RELATIVE.about("directory of the artifact on Taskcluster"),
@@ -94,6 +105,8 @@ def read_fetch(name: str, node: Node, where: Location, ignored: Callable[[str], 
     prefix = found.get("artifact-prefix", DEFAULT_ARTIFACT_PREFIX)
     aliases = [one for one in found.get("fetch-alias", ()) if one != name]
     source = found["fetch"]
+    if isinstance(source, Debian) and not source.artifact_name:
+        source = msgspec.structs.replace(source, artifact_name=f"{name}.tar.zst")
     platforms = source.sources if isinstance(source, ByPlatform) else ()
     return Fetch(
         name=name,

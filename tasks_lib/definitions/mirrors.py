@@ -20,14 +20,14 @@ from tasks_lib.definitions.expressions import compile_expression
 from tasks_lib.definitions.fields import NAME, TEXT, TEXTS, check_download_url, one_of, one_or_list, read_text
 from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of
 from tasks_lib.definitions.taskgraph import taskgraph_digest
-from tasks_lib.definitions.values import Fetch, Place, StaticUrl, scheme_fault
+from tasks_lib.definitions.values import Debian, Fetch, Place, StaticUrl, scheme_fault
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, parse_yaml
 from tasks_lib.errors import suggest
 from tasks_lib.network import parse_address, reached_by
 
 #: Maximum number of URLs for one definition; more would be a mistake in the rules.
 MAX_PLACES: Final = 64
-_MIRROR: Final = re.compile(rf"mirror://({NAME})/(.+)")
+_MIRROR: Final = re.compile(rf"mirror://({NAME})/(.*)")
 #: Placeholders of a content-addressed URL, and those of an artifact of Taskcluster.
 _PLACEHOLDER: Final = re.compile(r"\{(algo|hex|sha256|name|artifact|taskgraph_digest)\}")
 _OF_ARTIFACT: Final = re.compile(r"\{(name|artifact|taskgraph_digest)\}")
@@ -351,11 +351,15 @@ def parse_mirrors(text: str) -> Mirrors:
     return Mirrors()
 
 
-def find_unknown_groups(source: StaticUrl, mirrors: Mirrors) -> Iterable[tuple[str, str]]:
-    """Return the undefined mirror groups that a download refers to, each with a hint."""
-    if not source.mirrors and not source.url.startswith("mirror:"):
+def find_unknown_groups(source: StaticUrl | Debian, mirrors: Mirrors) -> Iterable[tuple[str, str]]:
+    """Return the undefined mirror groups that a source refers to, each with a hint."""
+    if isinstance(source, Debian):
+        urls = [f"{uri}/" for suite in source.suites for uri in (suite.uri, suite.snapshots)]
+    elif not source.mirrors and not source.url.startswith("mirror:"):
         return ()  # the usual case
-    names = dict.fromkeys(filter(None, map(mirrors.unknown_group, (source.url, *source.mirrors))))
+    else:
+        urls = [source.url, *source.mirrors]
+    names = dict.fromkeys(filter(None, map(mirrors.unknown_group, urls)))
     return [(name, suggest(name, mirrors.groups) or "define it in mirrors.yml") for name in names]
 
 

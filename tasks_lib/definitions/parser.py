@@ -25,7 +25,7 @@ from tasks_lib.definitions.mirrors import Mirrors, find_unknown_groups, read_mir
 from tasks_lib.definitions.packed import MANY, PackedDefinitions
 from tasks_lib.definitions.schema import FieldError, Location, matcher, schema_of
 from tasks_lib.definitions.toolchain import TOOLCHAIN, read_toolchain
-from tasks_lib.definitions.values import Definitions, Fetch, RefusedDefinition, StaticUrl, Toolchain
+from tasks_lib.definitions.values import Debian, Definitions, Fetch, RefusedDefinition, StaticUrl, Toolchain
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, merge, parse_yaml
 from tasks_lib.errors import DefinitionError, Problem, suggest
 
@@ -175,18 +175,20 @@ class _Reading:
             if fetch.platforms:
                 self.platforms[name] = tuple(platform for platform, _ in fetch.platforms)
             sources = [one for one in fetch.sources if isinstance(one, StaticUrl)]
-            if not sources:
+            located = [fetch.source] if isinstance(fetch.source, Debian) else sources
+            if not located:
                 continue
-            for group, hint in (found for one in sources for found in find_unknown_groups(one, mirrors)):
+            for group, hint in (found for one in located for found in find_unknown_groups(one, mirrors)):
                 reason = f"unknown mirror group {group!r}"
-                problem = Problem(fetch.file, fetch.line, f"{name}.fetch.url", reason, hint)
+                key = f"{name}.fetch.{'url' if sources else 'uri'}"
+                problem = Problem(fetch.file, fetch.line, key, reason, hint)
                 if fetch.file in trees:
                     self.refuse(f"fetch:{name}", name, problem)
                 else:
                     self.problems.append(problem)
             if self.refused and f"fetch:{name}" in self.refused:
                 del self.fetches[name]
-            elif self.mirrors is not None:
+            elif self.mirrors is not None and sources:
                 placed = [msgspec.structs.replace(one, rewritten=mirrors.places(fetch, one)) for one in sources]
                 names = [platform for platform, _ in fetch.platforms]
                 self.fetches[name] = msgspec.structs.replace(

@@ -6,18 +6,18 @@ import hashlib
 import shlex
 from collections.abc import Iterable
 
-from tasks_lib.definitions.values import Fetch, Git, Hg, StaticUrl
+from tasks_lib.definitions.values import Fetch, Git, StaticUrl
 from tasks_lib.network import redacted
 from tasks_lib.vcs.urls import strip_query
 
 
 def taskgraph_digest(fetch: Fetch) -> str:
-    """Return the digest under which Taskgraph caches this fetch (`content.v1`), "" for Mercurial.
+    """Return the digest under which Taskgraph caches this fetch (`content.v1`), "" for a type that it lacks.
 
     Source: taskgraph `transforms/fetch.py`, `digest_data` of each type; newline-joined, sha256.
     """
     source = fetch.source
-    if isinstance(source, Hg):
+    if not isinstance(source, StaticUrl | Git):
         return ""
     if isinstance(source, Git):
         words = [source.revision, *(source.taskgraph_names or (source.path_prefix, source.artifact_name))]

@@ -194,12 +194,47 @@ class Hg(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     purl: str = ""
 
 
+class Suite(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """A suite of a Debian repository, such as `bookworm-updates`, and the URI below which it has `dists/`.
+
+    `snapshots` is the URI of its states at other times, with `@SNAPSHOTID@` for the time; "" if there is none.
+    `written` is the URI as the definition has it: a `file:` URI may be relative to the YAML file.
+    """
+
+    name: str
+    uri: str
+    written: str
+    snapshots: str = ""
+
+
+class Debian(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """Debian packages with everything that they depend on, as a flat repository; the lock file names each of them.
+
+    `key_files` are the paths of files with public keys, `signed_by` the fingerprints of the primary keys that may sign
+    the suites. `lock_file` is the path of the lock.
+    """
+
+    suites: tuple[Suite, ...]
+    architectures: tuple[str, ...]
+    packages: tuple[str, ...]
+    components: tuple[str, ...]
+    essential: bool
+    signed_by: tuple[str, ...]
+    key_files: tuple[str, ...]
+    lock_file: str
+    artifact_name: str  # that of the archive
+    snapshot: str = ""
+    shape: tuple[tuple[str, str], ...] = ()
+    archive: tuple[tuple[str, int | str], ...] = ()
+    purl: str = ""
+
+
 class Fetch(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """A fetch definition: the content to fetch and its name."""
 
     name: str
     description: str
-    source: StaticUrl | Git | Hg
+    source: StaticUrl | Git | Hg | Debian
     alias: str = ""
     artifact_prefix: str = DEFAULT_ARTIFACT_PREFIX
     ignored: tuple[str, ...] = ()  # keys that only Taskcluster uses
@@ -209,7 +244,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True
     line: int
 
     @property
-    def sources(self) -> tuple[StaticUrl | Git | Hg, ...]:
+    def sources(self) -> tuple[StaticUrl | Git | Hg | Debian, ...]:
         """The content for each platform, or the only one."""
         return tuple(source for _, source in self.platforms) or (self.source,)
 

@@ -16,6 +16,7 @@ from tasks_lib.errors import (
     FetchError,
     HttpStatusError,
     IntegrityError,
+    MissingFileError,
     OfflineError,
 )
 from tasks_lib.progress import Progress
@@ -98,7 +99,9 @@ class SourceState:
         return is_first
 
     def was_missing(self) -> bool:
-        """Whether the last attempt failed with status 404 or 410."""
+        """Whether the last attempt failed with status 404 or 410, or found no local file."""
+        if isinstance(self.error, MissingFileError):
+            return True
         return isinstance(self.error, HttpStatusError) and self.error.status in (404, 410)
 
 
@@ -141,7 +144,8 @@ class AttemptLog:
 
     def add(self, url: str, error: FetchError) -> None:
         """Add a failed attempt; the hint of a mismatch takes precedence over that of a connection."""
-        self._attempts.append(FailedAttempt(redacted(url), " ".join(error.message.split())))
+        fault = "content" if isinstance(error, IntegrityError) else "source"
+        self._attempts.append(FailedAttempt(redacted(url), " ".join(error.message.split()), fault))
         if isinstance(error, IntegrityError):
             self._of_content, self._pin = error.hint or _WRONG_CONTENT_HINT, error.pin
         else:
@@ -162,7 +166,8 @@ class AttemptLog:
 
     def known_wrong(self, url: str, reason: str) -> None:
         """Add a source that served wrong content to an earlier task of this run."""
-        self._attempts.append(FailedAttempt(redacted(url), f"skipped after an earlier failure in this run: {reason}"))
+        line = f"skipped after an earlier failure in this run: {reason}"
+        self._attempts.append(FailedAttempt(redacted(url), line, "content"))
         self._of_content = self._of_content or _WRONG_CONTENT_HINT
 
     def failure(self) -> AllSourcesFailedError | OfflineError:

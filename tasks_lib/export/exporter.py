@@ -125,7 +125,7 @@ class _Exporter:
             source = fetch.source
             if not isinstance(source, StaticUrl):
                 if not self.layout.has_trees:
-                    self._leave_out(fetch.name, "a commit is not a download")
+                    self._leave_out(fetch.name, "it is not one download")
                 continue
             one = self._download(fetch.name, source, fetch.platform)
             try:

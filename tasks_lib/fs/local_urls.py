@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from tasks_lib.errors import TransportError
+from tasks_lib.errors import MissingFileError, TransportError
 from tasks_lib.fs import files
 
 
@@ -25,10 +25,13 @@ def translate_read_errors() -> Iterator[None]:
     """Translate errors of reading a source, as distinct from errors of writing the cache.
 
     Raises:
-        TransportError: the local file cannot be read.
+        MissingFileError: the local file does not exist.
+        TransportError: it cannot be read.
     """
     try:
         yield
+    except FileNotFoundError as error:
+        raise MissingFileError(f"cannot read the file: {error.strerror}") from error
     except OSError as error:
         raise TransportError(f"cannot read the file: {error.strerror or error}") from error
 
@@ -37,6 +40,7 @@ def open_local(url: str) -> BinaryIO:
     """Open the regular file of a `file:` URL. A pipe could block forever, and a device has no end.
 
     Raises:
+        MissingFileError: there is no file.
         TransportError: the path is not a regular file or a link to one.
     """
     try:

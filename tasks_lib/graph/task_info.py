@@ -8,7 +8,7 @@ from typing import Any
 
 from tasks_lib import recipe, steps
 from tasks_lib.context import Context
-from tasks_lib.definitions import Fetch, Hg, StaticUrl
+from tasks_lib.definitions import Debian, Fetch, Git, Hg, StaticUrl
 from tasks_lib.definitions.taskgraph import fetch_content_command
 from tasks_lib.formats import TREE_VERSION
 from tasks_lib.graph.index import IndexPaths
@@ -107,6 +107,8 @@ def list_urls(fetch: Fetch) -> list[str]:
     """Return the URLs of a fetch, the origin first, without credentials."""
     if isinstance(fetch.source, StaticUrl):
         return [redacted(url) for url in (fetch.source.url, *fetch.source.mirrors)]
+    if isinstance(fetch.source, Debian):
+        return [redacted(url) for url in dict.fromkeys(suite.uri for suite in fetch.source.suites)]
     return [display_url(fetch.source.repo)]
 
 
@@ -116,6 +118,8 @@ def describe_fetch(fetch: Fetch) -> dict[str, Any]:
     if isinstance(fetch.source, StaticUrl):
         facts["size"] = fetch.source.integrity.size
         facts["sha256"] = fetch.source.integrity.digest.hex
+    elif isinstance(fetch.source, Debian):
+        facts["lock"] = fetch.source.lock_file
     else:
         facts["revision"] = fetch.source.revision
     facts["sources"] = list_urls(fetch)
@@ -128,7 +132,7 @@ def fetch_info(fetch: Fetch, key: str, paths: IndexPaths) -> dict[str, Any]:
     facts["recipe_key"] = key
     facts["taskgraph_digest"] = recipe.taskgraph_digest(fetch)
     facts["index"] = paths.of_fetch(fetch)
-    if not isinstance(fetch.source, Hg):
+    if isinstance(fetch.source, StaticUrl | Git):
         facts["fetch-content"] = fetch_content_command(fetch.source)
     facts |= {"alias": fetch.alias} if fetch.alias else {}
     if fetch.ignored:
@@ -147,7 +151,14 @@ def fetch_identity(fetch: Fetch) -> Identity:
     source = fetch.source
     if isinstance(source, StaticUrl):
         return {"size": str(source.integrity.size), source.integrity.digest.algorithm: source.integrity.digest.hex}
+    if isinstance(source, Debian):
+        return {"suites": " ".join(one.name for one in source.suites), "packages": " ".join(source.packages)}
     return {"revision": source.revision}
+
+
+def packages_identity(fetch: Fetch, lock: str) -> Identity:
+    """Return the inputs that determine a repository of packages; `lock` is the digest of the lock."""
+    return fetch_identity(fetch) | {"lock": lock}
 
 
 def repack_identity(fetch: Fetch, writer_version: str) -> Identity:
@@ -158,7 +169,7 @@ def repack_identity(fetch: Fetch, writer_version: str) -> Identity:
         shape |= {"strip-components": str(source.strip_components), "add-prefix": source.add_prefix}
         shape |= {name.replace("_", "-"): value for name, value in source.shape}
         shape |= {"format": source.format} if source.format else {}
-    else:
+    elif isinstance(source, Git | Hg):
         shape |= {"path-prefix": source.path_prefix}
     return fetch_identity(fetch) | shape
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tasks_lib import steps
 from tasks_lib.context import Context
-from tasks_lib.definitions import Fetch, RefusedDefinition, StaticUrl, Toolchain
+from tasks_lib.definitions import Debian, Fetch, RefusedDefinition, StaticUrl, Toolchain
 from tasks_lib.errors import escape_text
 from tasks_lib.graph import task_info
 from tasks_lib.graph.actions import Step, list_targets, remove_delivery, remove_toolchain_build
@@ -93,29 +93,37 @@ class TaskGraph:
             yield self._extract(
                 f"extract:{fetch.name}", delivery, UpToDateCheck(delivery.key, steps.is_delivered, (delivery,))
             )
-        asked = self._fetch_check(fetch, fetched)
+        check = self._fetch_check(fetch, fetched)
         task = self._task(
             f"fetch:{fetch.name}",
             fetched.key,
-            (task_info.fetch_identity, fetch),
+            self._identity(fetch),
             fetch.description,
             "fetch",
             fetch,
             fetched,
-            check=asked,
+            check=check if isinstance(check, FetchCheck) else None,
         )
         yield task | {
             "targets": list_targets(fetched),
-            "uptodate": [asked or UpToDateCheck(fetched.key, steps.is_published, (self._context, fetched))],
+            "uptodate": [check],
             "clean": True,
             "meta": task_info.TaskInfo("network", task_info.fetch_info, fetch, fetched.key, self._paths),
         }
 
-    def _fetch_check(self, fetch: Fetch, fetched: Artifact) -> FetchCheck | None:
-        """Return the check of a download, None for a commit: its URL does not matter."""
-        if not isinstance(fetch.source, StaticUrl):
-            return None
-        return FetchCheck(fetched.key, steps.is_published, (self._context, fetched), definition=fetch)
+    def _identity(self, fetch: Fetch) -> tuple[Any, ...]:
+        """Return what computes the inputs of a fetch."""
+        if isinstance(fetch.source, Debian):
+            return task_info.packages_identity, fetch, self._plan.files.digest_of(fetch.source.lock_file).hex
+        return task_info.fetch_identity, fetch
+
+    def _fetch_check(self, fetch: Fetch, fetched: Artifact) -> UpToDateCheck:
+        """Return the check of a fetch; only that of a download asks its URL."""
+        arguments = (self._context, fetched)
+        if isinstance(fetch.source, StaticUrl):
+            return FetchCheck(fetched.key, steps.is_published, arguments, definition=fetch)
+        locks = (fetch.source.lock_file,) if isinstance(fetch.source, Debian) else ()
+        return UpToDateCheck(fetched.key, steps.is_published, arguments, locks)
 
     def _refused(self, one: RefusedDefinition) -> Task:
         """Return a task that fails; it belongs to no group, so it runs only if it is named."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
-from tasks_lib.definitions import Definitions, Fetch, StaticUrl, Toolchain
+from tasks_lib.definitions import Debian, Definitions, Fetch, StaticUrl, Toolchain
 from tasks_lib.definitions.codec import decode, decode_refused, encode
 from tasks_lib.definitions.packed import PackedDefinitions
 from tasks_lib.fs.atomic import write_best_effort
@@ -255,10 +255,14 @@ def share_of(fetch: Fetch) -> tuple[int, int]:
     """Return the first 8 bytes of the recipe key of a fetch, and the size of its download, 0 if it is unknown."""
     from tasks_lib import recipe  # slow to import, needed only when definitions changed
 
-    if not isinstance(fetch.source, StaticUrl):
-        return int(recipe.commit_key(fetch.source)[:16], 16), 0
-    integrity = fetch.source.integrity
-    return int(recipe.fetch_key(integrity)[:16], 16), integrity.size
+    if isinstance(fetch.source, StaticUrl):
+        integrity = fetch.source.integrity
+        return int(recipe.fetch_key(integrity)[:16], 16), integrity.size
+    if isinstance(fetch.source, Debian):
+        from tasks_lib.debian.lock import definition_digest  # as above
+
+        return int(definition_digest(fetch.source)[:16], 16), 0
+    return int(recipe.commit_key(fetch.source)[:16], 16), 0
 
 
 def _encoded(values: Mapping[str, Value]) -> dict[str, bytes]:

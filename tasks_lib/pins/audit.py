@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from tasks_lib import recipe
 from tasks_lib.context import Context
-from tasks_lib.definitions import Checksums, Fetch, Git, GpgSignature, Minisign, StaticUrl
+from tasks_lib.definitions import Checksums, Debian, Fetch, Git, GpgSignature, Minisign, StaticUrl
 from tasks_lib.errors import (
     CancelledError,
     FetchError,
@@ -157,6 +157,8 @@ class _Checks:
             yield from self._check_keys(source)
         elif isinstance(source, Git):
             yield from self._check_repository(source)
+        elif isinstance(source, Debian):
+            yield "sources: repositories of Debian packages are not asked; `doit update` resolves again"
         else:
             yield "sources: repositories of Mercurial are not asked"
 
@@ -274,6 +276,8 @@ class _Checks:
 def _check_urls(fetch: Fetch) -> Iterator[AuditOutcome]:
     """Yield what the definition itself shows."""
     source = fetch.source
+    if isinstance(source, Debian):
+        return  # plain HTTP is usual: the indexes are signed
     if not isinstance(source, StaticUrl):
         if source.repo.startswith(("http:", "git:")):
             yield AuditFinding("plain-http", f"{display_url(source.repo)} is not encrypted")

@@ -46,8 +46,8 @@ def write_cyclonedx(materials: Sequence[Material], *, version: str, tool: str, c
     )
     for name, consumer in consumers.items():
         bom.register_dependency(consumer, [components[one.name] for one in materials if name in one.consumers])
-    for component in components.values():
-        bom.register_dependency(component)
+    for name, component in components.items():
+        bom.register_dependency(component, [components[one.name] for one in materials if one.whole == name])
     text = make_outputter(bom, OutputFormat.JSON, _VERSIONS[version]).output_as_string(indent=2)
     return f"{text}\n"
 

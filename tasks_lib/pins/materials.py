@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
+from urllib.parse import quote
 
 from tasks_lib import recipe
 from tasks_lib.context import Context
-from tasks_lib.definitions import Checksums, Definitions, Fetch, GpgSignature, Minisign, StaticUrl
+from tasks_lib.definitions import Checksums, Debian, Definitions, Fetch, Git, GpgSignature, Hg, Minisign, StaticUrl
 from tasks_lib.network import redacted
 from tasks_lib.pins.licences import find_licence
 from tasks_lib.pins.purl import Purl, describe_purl
@@ -16,10 +17,10 @@ from tasks_lib.vcs.urls import display_url
 
 
 class Material(NamedTuple):
-    """What one definition fetches; "" and -1 mean unknown.
+    """What one definition fetches, or one package of it; "" and -1 mean unknown.
 
     `urls` have no secrets, that of the definition first. `evidence` are sentences on what vouches for the content.
-    `consumers` are names of toolchains.
+    `consumers` are names of toolchains. `whole` is the name of the definition that a package belongs to, else "".
     """
 
     name: str
@@ -35,10 +36,11 @@ class Material(NamedTuple):
     evidence: tuple[str, ...]
     consumers: tuple[str, ...]
     place: str
+    whole: str = ""
 
 
 def list_materials(context: Context, definitions: Definitions, fetches: Iterable[Fetch]) -> list[Material]:
-    """Return the material of each definition, sorted by name.
+    """Return the material of each definition, sorted by name, each followed by its packages.
 
     Raises:
         CacheUnavailableError: the cache cannot be used.
@@ -48,13 +50,43 @@ def list_materials(context: Context, definitions: Definitions, fetches: Iterable
         for entry in toolchain.fetches:
             if entry.kind == "fetch":
                 consumers.setdefault(definitions.fetch(entry.name).name, set()).add(toolchain.name)
-    return [_describe(context, one, consumers) for one in sorted(fetches, key=lambda fetch: fetch.name)]
+    found = []
+    for one in sorted(fetches, key=lambda fetch: fetch.name):
+        found.append(_describe(context, one, consumers))
+        if isinstance(one.source, Debian):
+            found += _describe_packages(one, one.source)
+    return found
+
+
+def _describe_packages(fetch: Fetch, source: Debian) -> Iterator[Material]:
+    """Yield the packages of the lock, none if it cannot be read.
+
+    Source: purl-spec, types/deb-definition.json: the qualifiers `arch` and `distro`.
+    """
+    from tasks_lib.steps.debian import load_packages  # slow to import, needed only for packages
+
+    for one, codename, urls in load_packages(source):
+        more = f"arch={quote(one.architecture)}&distro={quote(codename)}"
+        yield Material(
+            name=f"{fetch.name}/{one.package}:{one.architecture}",
+            description=f"package of {fetch.name}, built from the source package {one.source}",
+            version=one.version,
+            purl=Purl("deb", "debian", one.package, one.version, more),
+            file_name=one.path.rpartition("/")[2],
+            size=one.size,
+            sha256=one.sha256,
+            commit="",
+            urls=tuple(map(redacted, urls)),
+            licence="",
+            evidence=("listed in an index of a signed release; every fetch compares the lock with the index",),
+            consumers=(),
+            place=source.lock_file,
+            whole=fetch.name,
+        )
 
 
 def _describe(context: Context, fetch: Fetch, consumers: Mapping[str, set[str]]) -> Material:
     source, purl = fetch.source, describe_purl(fetch)
-    is_file = isinstance(source, StaticUrl)
-    urls = (source.url, *source.mirrors) if isinstance(source, StaticUrl) else ()
     return Material(
         name=fetch.name,
         description=fetch.description,
@@ -63,8 +95,8 @@ def _describe(context: Context, fetch: Fetch, consumers: Mapping[str, set[str]])
         file_name=source.file_name if isinstance(source, StaticUrl) else source.artifact_name,
         size=source.integrity.size if isinstance(source, StaticUrl) else -1,
         sha256=source.integrity.digest.hex if isinstance(source, StaticUrl) else "",
-        commit="" if isinstance(source, StaticUrl) else source.revision,
-        urls=tuple(dict.fromkeys(map(redacted, urls))) if is_file else (_repository_url(fetch),),
+        commit=source.revision if isinstance(source, Git | Hg) else "",
+        urls=tuple(_list_urls(source)),
         licence=find_licence(context, fetch, purl),
         evidence=tuple(_list_evidence(context, fetch)),
         consumers=tuple(sorted(consumers.get(fetch.name, ()))),
@@ -72,14 +104,20 @@ def _describe(context: Context, fetch: Fetch, consumers: Mapping[str, set[str]])
     )
 
 
-def _repository_url(fetch: Fetch) -> str:
-    source = fetch.source
-    return display_url(source.url if isinstance(source, StaticUrl) else source.repo)
+def _list_urls(source: StaticUrl | Git | Hg | Debian) -> Iterable[str]:
+    if isinstance(source, Git | Hg):
+        return [display_url(source.repo)]
+    if isinstance(source, Debian):
+        return dict.fromkeys(redacted(suite.uri) for suite in source.suites)
+    return dict.fromkeys(map(redacted, (source.url, *source.mirrors)))
 
 
 def _list_evidence(context: Context, fetch: Fetch) -> Iterable[str]:
     """Yield what vouches for the content: its pins, the signatures that each fetch verifies, and the last download."""
     source = fetch.source
+    if isinstance(source, Debian):
+        yield f"resolved in {source.lock_file}, from releases signed by {' or '.join(source.signed_by)}"
+        return
     if not isinstance(source, StaticUrl):
         yield f"pinned to commit {source.revision}"
         return

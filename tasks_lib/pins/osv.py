@@ -18,7 +18,7 @@ import msgspec
 from tasks_lib import archive
 from tasks_lib.archive.entries import Entry
 from tasks_lib.context import Context
-from tasks_lib.definitions import Fetch, Git, StaticUrl
+from tasks_lib.definitions import Debian, Fetch, Git, StaticUrl
 from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import AllSourcesFailedError, OfflineError, SettingError, escape_text
 from tasks_lib.formats import UNCHANGED
@@ -172,6 +172,8 @@ def _describe(fetch: Fetch) -> _Subject:
     if isinstance(source, StaticUrl):
         version = (purl.version if purl else "") or find_version(source.url) or find_version(fetch.name)
         commit, repository = "", ""
+    elif isinstance(source, Debian):
+        version, commit, repository = "", "", ""
     else:
         # the version of a commit is in its names, if anywhere
         own = purl.version if purl is not None and purl.version != source.revision else ""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
-from tasks_lib.definitions import Fetch, StaticUrl
+from tasks_lib.definitions import Debian, Fetch, Git, Hg, StaticUrl
 from tasks_lib.network import redacted
 from tasks_lib.pins.versions import find_version
 from tasks_lib.vcs.urls import display_url
@@ -122,6 +122,8 @@ def describe_purl(fetch: Fetch) -> Purl:
         place = redacted(source.locations[0]) if source.locations else redacted(source.url)
         more = f"checksum=sha256:{source.integrity.digest.hex}&download_url={quote(place, safe=':/')}"
         return Purl("generic", "", fetch.name, version, more)
+    if isinstance(source, Debian):
+        return Purl("generic", "", fetch.name)
     tool = "hg" if type(source).__name__ == "Hg" else "git"
     place = quote(f"{tool}+{display_url(source.repo)}@{source.revision}", safe=":/")
     return Purl("generic", "", fetch.name, source.revision, f"vcs_url={place}")
@@ -131,7 +133,7 @@ def _locations(fetch: Fetch) -> Iterator[str]:
     source = fetch.source
     if isinstance(source, StaticUrl):
         yield from dict.fromkeys((source.url, *source.mirrors))
-    elif urlsplit(source.repo).hostname in _GITHUB_HOSTS:
+    elif isinstance(source, Git | Hg) and urlsplit(source.repo).hostname in _GITHUB_HOSTS:
         yield f"{source.repo.rstrip('/').removesuffix('.git')}/archive/{source.revision}"
 
 

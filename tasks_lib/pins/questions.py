@@ -6,7 +6,7 @@ import re
 from typing import Final, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from tasks_lib.definitions import Fetch, Git, StaticUrl
+from tasks_lib.definitions import Debian, Fetch, Git, StaticUrl
 from tasks_lib.definitions.values import Update
 from tasks_lib.pins.versions import Tag, find_version, parse_tag, split_at, split_directory
 from tasks_lib.vcs.urls import repository_name, strip_query
@@ -66,7 +66,7 @@ class Inquiry(NamedTuple):
     @property
     def update(self) -> Update:
         """What the definition says about look-ups."""
-        return self.fetch.source.update or Update()
+        return getattr(self.fetch.source, "update", None) or Update()
 
 
 def inquire(fetch: Fetch, api: str) -> Inquiry:
@@ -74,6 +74,8 @@ def inquire(fetch: Fetch, api: str) -> Inquiry:
     source = fetch.source
     if isinstance(source, StaticUrl):
         return _inquire_file(fetch, source, api)
+    if isinstance(source, Debian):
+        return Inquiry(fetch, "", reason="not covered: `doit update` resolves the packages again")
     have = find_version(source.artifact_name) or find_version(fetch.name)
     inquiry = Inquiry(fetch, have, names=(repository_name(strip_query(source.repo)).removesuffix(".git"), fetch.name))
     update = inquiry.update

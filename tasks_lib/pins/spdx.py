@@ -127,3 +127,5 @@ def _relationships(materials: Sequence[Material], consumers: Sequence[str]) -> I
         for name in material.consumers:
             fetch, toolchain = _identifier("fetch", material.name), _identifier("toolchain", name)
             yield relate(fetch, "BUILD_DEPENDENCY_OF", toolchain)
+        if material.whole:
+            yield relate(_identifier("fetch", material.whole), "CONTAINS", _identifier("fetch", material.name))

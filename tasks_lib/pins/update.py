@@ -17,7 +17,7 @@ import msgspec
 
 from tasks_lib import recipe
 from tasks_lib.context import Context
-from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
+from tasks_lib.definitions import Debian, Fetch, Git, Hg, StaticUrl
 from tasks_lib.definitions.values import file_name_of
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import EditError, FetchError, SignatureError
@@ -58,12 +58,15 @@ class UpdateRequest:
     mode: str = "write"
 
 
+_NOT_COMPARED: Final = ("tree: not compared: the cache lacks the old content, or it is not an archive",)
+
+
 @dataclass(kw_only=True)
 class Updated:
     """What became of one definition.
 
     `changes` maps keys of `fetch:`, joined by dots, to the old and the new value; `tree` is None if one of the two
-    versions has no tree here.
+    versions has no tree here; `summary` are lines on how the contents differ.
     """
 
     name: str
@@ -75,14 +78,19 @@ class Updated:
     reason: str = ""
     changes: dict[str, tuple[str, str]] = field(default_factory=dict)
     tree: TreeDiff | None = None
+    summary: tuple[str, ...] = ()
     diff: str = ""
     notes: list[str] = field(default_factory=list)
+
+
+#: What `update` moves to another version.
+Source = StaticUrl | Git | Hg
 
 
 class _Revised(NamedTuple):
     """A new source, and the values that its definition gets."""
 
-    source: StaticUrl | Git | Hg
+    source: Source
     values: Mapping[KeyPath, str | int]
 
 
@@ -99,6 +107,8 @@ def update(workspace: Workspace, fetch: Fetch, request: UpdateRequest, newest: T
         CancelledError: the run was asked to stop.
         FetchError: the new content cannot be had or is not signed as required, or the file cannot be edited.
     """
+    if isinstance(fetch.source, Debian):
+        return _update_lock(workspace, fetch, fetch.source, request)
     file = Path(fetch.file)
     done = Updated(name=fetch.name, file=file, where=newest.where)
     raw = read_value(read_text(file), (*key_path(fetch), "fetch"))
@@ -116,8 +126,28 @@ def update(workspace: Workspace, fetch: Fetch, request: UpdateRequest, newest: T
     if done.changes:
         done.state = "updated"
         done.tree = _compare(workspace, fetch.source, revised.source)
+        done.summary = tuple(done.tree.lines()) if done.tree is not None else _NOT_COMPARED
         values = {path: value for path, value in revised.values.items() if ".".join(path) in done.changes}
         _write(workspace, fetch, request, values, done)
+    return done
+
+
+def _update_lock(workspace: Workspace, fetch: Fetch, source: Debian, request: UpdateRequest) -> Updated:
+    """Resolve Debian packages again, and write their lock."""
+    from tasks_lib.pins.debian_lock import update_lock  # needed only for Debian packages
+
+    if request.url or request.to:
+        raise EditError(
+            "a definition of Debian packages has neither a URL nor a version of its own",
+            hint="to resolve the packages at another time, set `snapshot:` and run: doit update NAME",
+        )
+    with editing(workspace):
+        found = update_lock(workspace, fetch, source, request.mode)
+    done = Updated(name=fetch.name, file=Path(source.lock_file), where=source.suites[0].uri)
+    done.before, done.after = found.dates()
+    if found.is_changed:
+        done.state, done.changes, done.diff = "updated", found.changes(), found.diff(done.file)
+        done.summary = tuple(found.summary())
     return done
 
 
@@ -316,13 +346,13 @@ def _revise_commit(
 # --- trees ------------------------------------------------------------------------------------
 
 
-def _compare(workspace: Workspace, before: StaticUrl | Git | Hg, after: StaticUrl | Git | Hg) -> TreeDiff | None:
+def _compare(workspace: Workspace, before: Source, after: Source) -> TreeDiff | None:
     """Return how the trees differ, None if one of them is not here."""
     old, new = (_tree(workspace.context, one, workspace.progress) for one in (before, after))
     return compare(old, new) if old is not None and new is not None else None
 
 
-def _tree(context: Context, source: StaticUrl | Git | Hg, progress: Progress) -> EntryTable | None:
+def _tree(context: Context, source: Source, progress: Progress) -> EntryTable | None:
     if isinstance(source, StaticUrl):
         return list_tree(context, source, progress)
     try:

@@ -14,15 +14,15 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from tasks_lib.errors import SignatureError, ToolError, escape_text
+from tasks_lib.errors import SignatureError, ToolError, UnknownSignerError, escape_text
 from tasks_lib.fs.system_calls import signal_group
 from tasks_lib.progress import Progress
 from tasks_lib.signature.packets import key_packets, signature_packets
-from tasks_lib.signature.status import Allowed, ValidSignature, evaluate
+from tasks_lib.signature.status import Allowed, ValidSignature, evaluate, evaluate_each
 
 #: Seconds for one run of gpg, and the rate in bytes per second for which the size of the content extends it.
 #: Source: faults.md section 7; SHA-512 reaches 200 MB/s and more, a slow disk 20.
@@ -37,6 +37,10 @@ _OPTIONS: Final = (
     "--no-options", "--batch", "--no-tty", "--no-greeting", "--quiet", "--no-auto-key-retrieve",
     "--no-auto-key-locate", "--trust-model", "always", "--display-charset", "utf-8", "--exit-on-status-write-error",
 )  # fmt: skip
+#: The lines between which the parts of a clear-signed text are. Source: RFC 9580 section 7.
+_CLEARSIGNED: Final = [
+    b"-----BEGIN PGP SIGNED MESSAGE-----", b"-----BEGIN PGP SIGNATURE-----", b"-----END PGP SIGNATURE-----",
+]  # fmt: skip
 _WEAK: Final = ("--weak-digest", "SHA1", "--weak-digest", "RIPEMD160")
 
 
@@ -89,6 +93,39 @@ class Gpg:
             said = home.run([*_WEAK, "--output", str(output), "--verify", "--", str(home.path / "message")])
             verdict = evaluate(said, allowed, time.time())
             return verdict, output.read_bytes()
+
+    def verify_by_any(
+        self, message: bytes, *, keys: bytes, fingerprints: Collection[str], progress: Progress
+    ) -> tuple[list[ValidSignature], bytes]:
+        """Check a clear-signed text that several keys may have signed; return the good signatures and the text.
+
+        The caller compares the expiry of the keys with the date of the text.
+
+        Args:
+            message: the text, with nothing before or after it.
+            keys: public keys, binary or armored.
+            fingerprints: hex of the primary keys of which one must have signed it.
+            progress: checked for cancellation.
+
+        Raises:
+            SignatureError: a signature does not match, or none is a good one of an allowed key.
+            ToolError, CancelledError: as `verify`.
+        """
+        if not _is_clearsigned(message):
+            raise SignatureError("the text is not signed: it is not a PGP signed message")
+        with self._home(keys, "", progress) as (home, found):
+            wanted = {one.upper() for one in fingerprints}
+            if wanted.isdisjoint(found.primaries):
+                _restrict(found, min(wanted))  # raises
+            home.write("message", message)
+            output = home.path / "text"
+            said = home.run([*_WEAK, "--output", str(output), "--verify", "--", str(home.path / "message")])
+            allowed = Allowed(primaries=found.primaries & wanted, expiries=found.expiries)
+            good, refused = evaluate_each(said, allowed, time.time())
+            if not good:
+                known = (one for one in refused if not isinstance(one, UnknownSignerError))
+                raise next(known, refused[0] if refused else SignatureError("gpg found no signature"))
+            return good, output.read_bytes()
 
     def list_expiries(self, keys: bytes, fingerprint: str, progress: Progress) -> dict[str, int]:
         """Return the expiry of each primary key that may sign, in seconds since 1970 (0: never).
@@ -211,6 +248,13 @@ class _Home:
                     timeout=self._timeout_s,
                     check=False,
                 )
+
+
+def _is_clearsigned(message: bytes) -> bool:
+    """Return whether a message is one clear-signed text with nothing around it, which readers could take for a part."""
+    lines = [line.rstrip() for line in message.rstrip().split(b"\n")]
+    marks = [line for line in lines if line.startswith(b"-----")]
+    return marks == _CLEARSIGNED and [lines[0], lines[-1]] == [marks[0], marks[-1]]
 
 
 def _parse_listing(lines: list[str]) -> Allowed:

@@ -5,6 +5,7 @@ Source: GnuPG doc/DETAILS, "Format of the --status-fd output"; observed output o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -111,6 +112,45 @@ def evaluate(lines: Iterable[str], allowed: Allowed, now: float) -> ValidSignatu
         hint = "keep only the one by the pinned key" if count > 1 else ""
         raise _refused(f"expected one signature, found {count}", hint)
     return _check(valid[0], " ".join(good[0][1:]), allowed, now)
+
+
+def evaluate_each(
+    lines: Iterable[str], allowed: Allowed, now: float
+) -> tuple[list[ValidSignature], list[SignatureError]]:
+    """Return the good signatures by allowed keys of a text that several keys signed, and why others are refused.
+
+    The caller judges the expiry of the keys: a key that has expired since it signed an old text is not refused here.
+
+    Args:
+        lines: the status lines, without their prefix.
+        allowed: the accepted keys.
+        now: seconds since 1970.
+    """
+    groups: list[list[str]] = []
+    for line in lines:
+        if line.split(" ", 1)[0] == "NEWSIG":
+            groups.append([])
+        if groups:
+            groups[-1].append(line)
+    good: list[ValidSignature] = []
+    refused: list[SignatureError] = []
+    for group in groups:
+        try:
+            good.append(_evaluate_expired(group, allowed, now))
+        except SignatureError as error:
+            refused.append(error)
+    return good, refused
+
+
+def _evaluate_expired(lines: Iterable[str], allowed: Allowed, now: float) -> ValidSignature:
+    """Return the valid signature as `evaluate`, also by a key with a known expiry that has expired."""
+    renamed = [_EXPIRED.sub("GOODSIG ", line) for line in lines]
+    found = evaluate(renamed, allowed, now)
+    return found if found.key_expires else evaluate(lines, allowed, now)
+
+
+#: A good signature by a key that has expired.
+_EXPIRED: Final = re.compile("^EXPKEYSIG ")
 
 
 def _refuse_bad(status: Mapping[str, list[list[str]]]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tasks_lib import recipe
 from tasks_lib.cache import Confirmation, Result
 from tasks_lib.context import Context
-from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
+from tasks_lib.definitions import Debian, Fetch, Git, Hg, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import CacheUnavailableError
 from tasks_lib.fs.local_urls import is_local_file
@@ -120,6 +120,10 @@ def needs_network(context: Context, definition: Fetch, artifact: Artifact) -> bo
         made = context.cache.result(recipe.repository_key(source, version=context.writer_version))
         if source.repo.startswith("file:") or (made is not None and context.cache.has(made.integrity)):
             return False
+    elif isinstance(source, Debian):
+        from tasks_lib.steps.debian import needs_packages  # slow to import, needed only for packages
+
+        return needs_packages(context, definition, source, artifact)
     else:
         if any(is_local_file(place.url) for place in source.places):
             return False

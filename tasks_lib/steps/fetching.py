@@ -9,7 +9,7 @@ from typing import Final
 from tasks_lib import recipe
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
-from tasks_lib.definitions import Fetch, Git, Hg, RefusedDefinition, StaticUrl
+from tasks_lib.definitions import Debian, Fetch, Git, Hg, RefusedDefinition, StaticUrl
 from tasks_lib.download import Request
 from tasks_lib.errors import ToolError
 from tasks_lib.gil import serialized
@@ -20,7 +20,7 @@ from tasks_lib.steps.request_headers import request_headers
 
 #: Size in bytes up to which bookkeeping dominates a download, so that one at a time is fastest. Larger downloads are
 #: hashed and written concurrently.
-_SMALL: Final = 1 << 20
+SMALL: Final = 1 << 20
 
 
 def fetch(context: Context, definition: Fetch, artifact: Artifact, progress: Progress) -> None:
@@ -29,17 +29,22 @@ def fetch(context: Context, definition: Fetch, artifact: Artifact, progress: Pro
     Raises:
         AllSourcesFailedError, OfflineError, CacheUnavailableError, CancelledError: as `Downloader.obtain`.
         TransportError, ToolError, ArchiveError, IntegrityError: for a commit, as `fetch_commit`.
+        LockStaleError, LockMismatchError, UnsafePathError, IndexDigestError, ArchiveError: as `fetch_packages`.
         SignatureError: the bytes are not signed as required; they stay in the cache, since their digest matches.
     """
     source = definition.source
-    if not isinstance(source, StaticUrl):
+    if isinstance(source, Debian):
+        from tasks_lib.steps.debian import fetch_packages  # slow to import, needed only for packages
+
+        fetch_packages(context, definition, source, artifact, progress)
+    elif not isinstance(source, StaticUrl):
         _fetch_commit(context, source, artifact, progress)
     elif source.vouchers:
         _fetch_url(
             context, definition.name, source, artifact, progress
         )  # waits for programs such as gpg: no need to serialize
     else:
-        with serialized(source.integrity.size, _SMALL):
+        with serialized(source.integrity.size, SMALL):
             known = context.cache.has(source.integrity)
             if not known or _is_due(context, source) or not publish_from_cache(context, artifact):
                 _fetch_url(context, definition.name, source, artifact, progress)
@@ -52,7 +57,7 @@ def _is_due(context: Context, source: StaticUrl) -> bool:
 
 
 def _fetch_url(context: Context, name: str, source: StaticUrl, artifact: Artifact, progress: Progress) -> None:
-    if context.sources.obtain(_build_request(context, name, source, artifact), progress):
+    if context.sources.obtain(build_request(context, name, source, artifact), progress):
         context.fetched.add((source.integrity.digest.hex, source.url))
     if source.vouchers:
         from tasks_lib.steps.signatures import verify_signatures  # slow to import, needed only with signatures
@@ -64,7 +69,8 @@ def _fetch_url(context: Context, name: str, source: StaticUrl, artifact: Artifac
     publish(context, source.integrity, artifact)
 
 
-def _build_request(context: Context, name: str, source: StaticUrl, artifact: Artifact) -> Request:
+def build_request(context: Context, name: str, source: StaticUrl, artifact: Artifact | None = None) -> Request:
+    """Return what to download for a source, with the name that messages use, and the artifact that it becomes."""
     places = source.places
     return Request(
         name=name,
@@ -75,7 +81,7 @@ def _build_request(context: Context, name: str, source: StaticUrl, artifact: Art
         strict=frozenset(place.url for place in places if place.go_on == "not-found"),
         refused={place.url: place.refused for place in places if place.refused},
         by_digest=frozenset(place.url for place in places if place.by == "content"),
-        artifact=None if source.vouchers else artifact.path,
+        artifact=artifact.path if artifact is not None and not source.vouchers else None,
     )
 
 

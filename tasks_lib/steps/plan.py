@@ -14,6 +14,7 @@ import msgspec
 from tasks_lib import recipe
 from tasks_lib.definitions import (
     Checksums,
+    Debian,
     Definitions,
     Fetch,
     FetchesEntry,
@@ -224,6 +225,11 @@ class Plan:
             integrity = Integrity(size=len(content), digest=Digest.sha256(hashlib.sha256(content).hexdigest()))
             made = self._artifact(fetch.name, key, f"{fetch.name}.commit", task, integrity)
             return msgspec.structs.replace(made, link=None)
+        if isinstance(source, Debian):
+            from tasks_lib.steps.debian import packages_key  # slow to import, needed only for packages
+
+            key = packages_key(source, self.files.digest_of(source.lock_file), self.writer_version)
+            return self._artifact(fetch.name, key, source.artifact_name, task)
         file_name = source.file_name if source.needs_repack else source.published_name
         plain = self._artifact(fetch.name, recipe.fetch_key(source.integrity), file_name, task, source.integrity)
         if source.needs_repack:
@@ -239,6 +245,8 @@ class Plan:
         source = fetch.source
         if isinstance(source, StaticUrl):
             key = recipe.repack_key(source, version=self.writer_version) if source.needs_repack else ""
+        elif isinstance(source, Debian):
+            return None
         else:
             key = recipe.repository_key(source, version=self.writer_version)
         return self._artifact(fetch.name, key, source.artifact_name, f"repack:{fetch.name}") if key else None

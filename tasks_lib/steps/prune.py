@@ -10,13 +10,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from tasks_lib import recipe
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.cache.trees import Trees
 from tasks_lib.context import Context
-from tasks_lib.definitions import Checksums, Git, Hg, StaticUrl
+from tasks_lib.definitions import Checksums, Debian, Git, Hg, StaticUrl
+from tasks_lib.digest import Integrity
 from tasks_lib.steps.checks import find_integrity
 from tasks_lib.steps.plan import Plan
 from tasks_lib.steps.repository_access import repository_names
@@ -90,21 +92,24 @@ def find_referenced(context: Context, roots: Iterable[Root]) -> Referenced:
     artifacts: set[str] = set()
     repositories: set[str] = set()
     roots = list(roots)
-    for plan, _ in roots:
+    for plan, configuration in roots:
         for artifact in plan.artifacts():
             keys |= {artifact.key, artifact.verdict}
             artifacts.add("/".join(artifact.path.parts[-3:]))
             if artifact.integrity is not None:
                 digests.add(artifact.integrity.digest.hex)
         for fetch in plan.definitions.fetches.values():
-            if isinstance(fetch.source, Git | Hg):
+            if isinstance(fetch.source, StaticUrl):
+                keys |= list_evidence_keys(fetch.source)
+            elif isinstance(fetch.source, Git | Hg):
                 repositories |= repository_names(context, fetch.source)
             else:
-                keys |= list_evidence_keys(fetch.source)
-    for key in keys:
-        result = context.cache.result(key) if key else None
-        if result is not None:
-            digests.add(result.integrity.digest.hex)
+                members = _list_members(fetch.source, configuration)
+                keys |= {recipe.fetch_key(one) for one in members}
+                digests |= {one.digest.hex for one in members}
+    digests |= {
+        result.integrity.digest.hex for key in keys if key and (result := context.cache.result(key)) is not None
+    }
     return Referenced(
         keys=frozenset(keys),
         digests=frozenset(digests),
@@ -112,6 +117,13 @@ def find_referenced(context: Context, roots: Iterable[Root]) -> Referenced:
         repositories=frozenset(repositories),
         trees=frozenset(_trees(context, roots)),
     )
+
+
+def _list_members(source: Debian, configuration: recipe.Configuration) -> list[Integrity]:
+    """Return the files that a definition consists of: the indexes and packages that its lock names."""
+    from tasks_lib.steps.debian import list_members  # slow to import
+
+    return [one.integrity for one in list_members(source, Path(configuration.directory))]
 
 
 def _trees(context: Context, roots: Iterable[Root]) -> Iterator[str]:

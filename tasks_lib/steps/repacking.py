@@ -6,7 +6,7 @@ from tasks_lib.archive import Reshape, detect_format
 from tasks_lib.archive import repack as repack_archive
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
-from tasks_lib.definitions import Fetch, StaticUrl
+from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
 from tasks_lib.errors import UnsupportedArchiveError
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import publish_from_cache
@@ -25,13 +25,13 @@ def repack(context: Context, definition: Fetch, origin: Artifact, artifact: Arti
         TransportError, ToolError, IntegrityError: for a commit, as `commit_archive`.
     """
     source = definition.source
-    if not isinstance(source, StaticUrl):
+    if isinstance(source, Git | Hg):
         from tasks_lib.steps.commit import commit_archive  # slow to import, needed only for commits
 
         commit_archive(context, source, progress)
         publish_from_cache(context, artifact)
         return
-    if origin.integrity is None:
+    if origin.integrity is None or not isinstance(source, StaticUrl):
         raise AssertionError("the definition of a download has its integrity")
     if publish_from_cache(context, artifact):  # needs no lock, which a read-only cache does not offer
         return

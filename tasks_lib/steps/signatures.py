@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import BinaryIO, Final
 from urllib.parse import unquote
 
@@ -23,11 +22,11 @@ from tasks_lib.digest import Digest, Integrity
 from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import AllSourcesFailedError, CacheError, OfflineError, SignatureError, escape_text
 from tasks_lib.progress import FailedSource, Progress
-from tasks_lib.signature import MAX_KEYS_BYTES, MAX_SIGNATURE_BYTES, ValidSignature, find_listed_digest, verify_minisign
+from tasks_lib.signature import MAX_SIGNATURE_BYTES, ValidSignature, find_listed_digest, verify_minisign
+from tasks_lib.signature.key_files import read_key_file
 from tasks_lib.steps.plan import list_key_files
 from tasks_lib.steps.request_headers import request_headers
 from tasks_lib.transport import redacted
-from tasks_lib.units import format_size
 
 #: Maximum size of a checksum list in bytes: 100,000 lines.
 MAX_LIST_BYTES: Final = 16 << 20
@@ -69,26 +68,12 @@ def _read_measured_keys(source: StaticUrl, verdict: str) -> Mapping[str, bytes]:
     Raises:
         SignatureError: a file cannot be read, is too large, or has changed since.
     """
-    keys = {path: _read_key_file(path) for path in list_key_files(source)}
+    keys = {path: read_key_file(path, "key-path") for path in list_key_files(source)}
     digests = {path: Digest.sha256(hashlib.sha256(content).hexdigest()) for path, content in keys.items()}
     if recipe.verdict_key(source, digests) != verdict:
         paths = ", ".join(escape_text(path) for path in keys)
         raise SignatureError(f"key file {paths} changed while doit ran", hint="review the file and run doit again")
     return keys
-
-
-def _read_key_file(path: str) -> bytes:
-    try:
-        with Path(path).open("rb") as file:
-            content = file.read(MAX_KEYS_BYTES + 1)
-    except OSError as error:
-        raise SignatureError(
-            f"cannot read key file {path}: {error.strerror or error}",
-            hint="`key-path:` is relative to the root of the repository",
-        ) from error
-    if len(content) > MAX_KEYS_BYTES:
-        raise SignatureError(f"key file {path} is larger than {format_size(MAX_KEYS_BYTES)}")
-    return content
 
 
 def record_evidence(context: Context, content: Integrity, url: str, evidence: Integrity) -> None:

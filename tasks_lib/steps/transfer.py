@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from tasks_lib import recipe
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
-from tasks_lib.definitions import StaticUrl
+from tasks_lib.definitions import Debian, Fetch, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Plan
@@ -42,6 +43,8 @@ def list_shared_items(plan: Plan, fetches: Iterable[str], toolchains: Iterable[s
         if isinstance(fetch.source, StaticUrl):
             artifact = plan.fetched(fetch)
             yield SharedItem(recipe.fetch_key(fetch.source.integrity), artifact.path.name, fetch.source.integrity)
+        elif isinstance(fetch.source, Debian):
+            yield from _list_packages(plan, fetch, fetch.source)
         repacked = plan.repacked(fetch)
         if repacked is not None:
             yield SharedItem(repacked.key, repacked.path.name, None)
@@ -49,6 +52,15 @@ def list_shared_items(plan: Plan, fetches: Iterable[str], toolchains: Iterable[s
         preparation = plan.preparation(name)
         if preparation.output is not None:
             yield SharedItem(preparation.key, preparation.output.path.name, None, preparation.host.platform)
+
+
+def _list_packages(plan: Plan, fetch: Fetch, source: Debian) -> Iterator[SharedItem]:
+    from tasks_lib.steps.debian import list_members  # slow to import, needed only for packages
+
+    for one in list_members(source, Path()):
+        yield SharedItem(recipe.fetch_key(one.integrity), one.path, one.integrity)
+    artifact = plan.fetched(fetch)
+    yield SharedItem(artifact.key, artifact.path.name, None)
 
 
 class PushedItems(NamedTuple):

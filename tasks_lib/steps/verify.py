@@ -13,17 +13,19 @@ import os
 import signal
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from tasks_lib import steps
 from tasks_lib.cache import Cache
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.cache.trees import Trees
 from tasks_lib.context import Context
+from tasks_lib.definitions import Debian
 from tasks_lib.errors import CacheError, FetchError, SettingError
 from tasks_lib.fs.system_calls import usable_cores
 from tasks_lib.layout import find_artifact_task
@@ -32,6 +34,9 @@ from tasks_lib.steps.checks import describe_unconfirmed, find_integrity, tree_of
 from tasks_lib.steps.extract import compare_delivery, deliver
 from tasks_lib.steps.plan import Artifact, Delivery, Plan, ToolchainBuild
 from tasks_lib.steps.shared_trees import check_cached_trees, tree_key
+
+if TYPE_CHECKING:
+    from tasks_lib.steps.members import Member
 
 #: Maximum number of differences reported for one tree.
 _MOST_NAMED: Final = 20
@@ -94,7 +99,7 @@ class Verification:
                 tell(damage)
             report.damaged += damaged
             if repair == "yes":
-                self._repair([task for damage in damaged for task in damage.tasks], report)
+                self._repair(damaged, report)
         report.unconfirmed += self._unconfirmed(chosen)
         return report
 
@@ -132,6 +137,29 @@ class Verification:
         """Return task name -> the artifact that it builds."""
         return {artifact.task: artifact for artifact in self.plan.artifacts()}
 
+    def _needed(self) -> Mapping[str, list[str]]:
+        """Return name of a blob or key of a result -> the tasks that need it."""
+        needed = defaultdict(list)
+        for task, artifact in self._makers().items():
+            needed[artifact.key].append(task)
+            integrity = find_integrity(self.context, artifact)
+            if integrity is not None:
+                needed[integrity.digest.hex].append(task)
+        for task, members in self._members().items():
+            for member in members:
+                needed[member.integrity.digest.hex].append(task)
+        return needed
+
+    def _members(self) -> dict[str, list[Member]]:
+        """Return task name -> the blobs that the definition of the task consists of, beside its artifact."""
+        found = {}
+        for fetch in self.plan.definitions.fetches.values():
+            if isinstance(fetch.source, Debian):
+                from tasks_lib.steps.debian import list_members  # slow to import, needed only for packages
+
+                found[f"fetch:{fetch.name}"] = list_members(fetch.source, Path())
+        return found
+
     def _deliveries(self) -> dict[str, Delivery]:
         return list_deliveries(self.plan)
 
@@ -139,13 +167,9 @@ class Verification:
 
     def _stored(self, chosen: frozenset[str], report: VerifyReport) -> Iterator[Damage]:
         """Yield damaged blobs and results."""
-        needed = defaultdict(list)
-        for task, artifact in self._makers().items():
-            needed[artifact.key].append(task)
-            integrity = find_integrity(self.context, artifact)
-            if integrity is not None:
-                needed[integrity.digest.hex].append(task)
-            elif self.names and task in chosen:
+        needed = self._needed()
+        for task, artifact in self._makers().items() if self.names else ():
+            if task in chosen and find_integrity(self.context, artifact) is None:
                 report.missing.append(task)
         items = [item for item in self.context.cache.maintenance.items() if item.kind in ("blob", "result")]
         if self.names:
@@ -235,14 +259,24 @@ class Verification:
         more = f"; and {len(lines) - _MOST_NAMED} more" if len(lines) > _MOST_NAMED else ""
         yield Damage("tree", str(delivery.destination), "; ".join(lines[:_MOST_NAMED]) + more, (task,))
 
-    def _repair(self, tasks: Iterable[str], report: VerifyReport) -> None:
-        for task in dict.fromkeys(tasks):
+    def _repair(self, damaged: list[Damage], report: VerifyReport) -> None:
+        members = self._members()
+        blobs = {damage.name for damage in damaged if damage.kind == "blob"}
+        for task in dict.fromkeys(task for damage in damaged for task in damage.tasks):
             try:
+                self._obtain(task, [one for one in members.get(task, ()) if one.integrity.digest.hex in blobs])
                 rebuild(self.context, self.plan, task, self.progress)
             except FetchError as error:
                 report.failed.append(f"{task}: {error.message}")
             else:
                 report.repaired.append(task)
+
+    def _obtain(self, task: str, members: list[Member]) -> None:
+        if members:
+            from tasks_lib.steps.members import obtain_members  # slow to import, needed only for packages
+
+            fetch = self.plan.definitions.fetches[task.partition(":")[2]]
+            obtain_members(self.context, fetch, members, self.progress)
 
 
 #: Bytes that one process reads in the time it takes to start another one.

@@ -1,0 +1,67 @@
+"""Paragraphs of fields, the format of Debian's indexes and control files. Pure: no I/O.
+
+Source: deb822(5); Debian Policy 5.1, "Syntax of control files".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+#: Maximum size of one paragraph in bytes. The largest of the Debian archive is below 200 KiB.
+MAX_PARAGRAPH: Final = 1 << 20
+#: Field names are printable ASCII without the colon, and do not begin with `#` or `-`. Source: Policy 5.1.
+_FIELD: Final = re.compile(r"([!\x22$-,./-9;-~][!-9;-~]*):[ \t]*(.*)")
+#: Blank lines, which end a paragraph: a run of them is one separator.
+_END: Final = b"\n\n"
+
+
+def split_paragraphs(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield each paragraph of a file without its final newline, unparsed: an index has tens of thousands.
+
+    Raises:
+        ValueError: a paragraph is larger than `MAX_PARAGRAPH`.
+        Exception: any exception raised by `chunks`.
+    """
+    rest = b""
+    for chunk in chunks:
+        *complete, rest = (rest + chunk).split(_END)
+        for paragraph in complete:
+            if stripped := paragraph.strip(b"\n"):
+                yield _checked(stripped)
+        _checked(rest)
+    if stripped := rest.strip(b"\n"):
+        yield stripped
+
+
+def _checked(paragraph: bytes) -> bytes:
+    if len(paragraph) > MAX_PARAGRAPH:
+        raise ValueError(f"a paragraph has more than {MAX_PARAGRAPH} bytes")
+    return paragraph
+
+
+def parse_paragraph(paragraph: bytes) -> dict[str, str]:
+    r"""Return the fields of a paragraph by lower-case name; a continuation line follows a "\n", without its blank.
+
+    Comments and blank lines are refused: readers disagree about them, and neither an index nor a signed file has any.
+
+    Raises:
+        ValueError: the text is not UTF-8, not a paragraph, or has a field twice.
+    """
+    fields: dict[str, str] = {}
+    name = ""
+    for line in paragraph.decode("utf-8").split("\n"):
+        if line[:1] in (" ", "\t"):
+            if not name or not line.strip():
+                raise ValueError("a line continues no field" if not name else "a line consists of blanks")
+            fields[name] += f"\n{line[1:].rstrip()}"
+            continue
+        found = _FIELD.fullmatch(line)
+        if found is None:
+            raise ValueError(f"expected `Field: value`, got {line[:60]!r}")
+        name = found[1].lower()
+        if name in fields:
+            raise ValueError(f"the field {found[1]!r} occurs twice")
+        fields[name] = found[2].rstrip()
+    return fields

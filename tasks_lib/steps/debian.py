@@ -1,0 +1,262 @@
+"""Debian packages: fetch the locked packages and the indexes that list them, and make one flat repository of them."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from tasks_lib import recipe
+from tasks_lib.cache import Result
+from tasks_lib.context import Context
+from tasks_lib.debian.indexes import find_paragraphs, read_index
+from tasks_lib.debian.lock import (
+    UPDATE,
+    Lock,
+    LockedIndex,
+    LockedPackage,
+    LockedRelease,
+    definition_digest,
+    parse_lock,
+    read_lock,
+    read_lock_text,
+    require_current,
+)
+from tasks_lib.debian.repository import REPOSITORY_VERSION, write_repository
+from tasks_lib.definitions import Debian, Fetch
+from tasks_lib.definitions.debian_fields import SNAPSHOT_ID
+from tasks_lib.digest import Digest
+from tasks_lib.errors import (
+    AllSourcesFailedError,
+    FetchError,
+    IndexDigestError,
+    LockMismatchError,
+    LockStaleError,
+    escape_text,
+)
+from tasks_lib.fs.local_urls import is_local_file
+from tasks_lib.progress import Progress
+from tasks_lib.steps.artifacts import publish_from_cache
+from tasks_lib.steps.checks import find_integrity
+from tasks_lib.steps.members import Member, obtain_members, obtaining
+from tasks_lib.steps.plan import Artifact
+from tasks_lib.steps.shared_results import adopt_shared_result, share_result
+from tasks_lib.store.records import ANY_PLATFORM
+
+#: Bytes read from a package at a time.
+_CHUNK: Final = 1 << 20
+
+
+def fetch_packages(context: Context, definition: Fetch, source: Debian, artifact: Artifact, progress: Progress) -> None:
+    """Fetch the packages of a definition, make the repository, and publish it.
+
+    Raises:
+        LockStaleError: there is no lock, or it was made for another state of the definition.
+        LockMismatchError, UnsafePathError: the lock is damaged, or an index has other values.
+        IndexDigestError: no source has an index as the lock names it, but one has another.
+        AllSourcesFailedError, OfflineError: an index or a package has no source.
+        ArchiveError: the repository exceeds a limit of the archives.
+        CacheUnavailableError, CancelledError: as in every step.
+    """
+    if publish_from_cache(context, artifact):
+        return
+    with context.cache.lock(artifact.key, progress, artifact.path.name):
+        if publish_from_cache(context, artifact):
+            return
+        if not adopt_shared_result(context, artifact.key, artifact.path.name, ANY_PLATFORM, progress):
+            _make_repository(context, definition, source, artifact, progress)
+        publish_from_cache(context, artifact)
+
+
+def _make_repository(
+    context: Context, definition: Fetch, source: Debian, artifact: Artifact, progress: Progress
+) -> None:
+    lock = _load_lock(context, source, artifact)
+    packages = sorted(list_package_members(source, lock).values(), key=lambda one: one.path.encode())
+    obtain_indexes(context, definition, source, lock, progress, hint=_advise(definition))
+    paragraphs = find_paragraphs(lock, lambda index: read_cached_index(context, source, index))
+    cache = context.cache
+    progress.phase("repack", total=sum(one.size for one in lock.packages))
+    with obtaining(context, definition, packages, progress, hint=_advise(definition)) as wait_for:
+
+        def read_package(package: LockedPackage) -> Iterator[bytes]:
+            wait_for(package.integrity)
+            with cache.open(package.integrity) as file:
+                while chunk := file.read(_CHUNK):
+                    yield chunk
+
+        with cache.writer() as writer:
+            tar = write_repository(
+                lock,
+                source.architectures,
+                paragraphs,
+                read_package,
+                name=artifact.path.name,
+                limits=context.limits(source.archive),
+                mtime=context.mtime,
+                write=writer.write,
+                progress=progress,
+            )
+            integrity = writer.commit()
+    provenance: dict[str, str | int] = {"tar": f"sha256:{tar}", "packages": len(lock.packages)}
+    cache.record(Result(key=artifact.key, integrity=integrity, provenance=provenance))
+    share_result(context, artifact.key, integrity, ANY_PLATFORM)
+
+
+def obtain_indexes(
+    context: Context,
+    definition: Fetch,
+    source: Debian,
+    lock: Lock,
+    progress: Progress,
+    unhashed: Collection[str] = (),
+    hint: str = "",
+) -> None:
+    """Obtain the indexes of a lock; `unhashed` are as in `list_index_members`, `hint` as in `obtain_members`.
+
+    Raises:
+        IndexDigestError: no source has an index as the lock names it, but one has another.
+        AllSourcesFailedError, OfflineError, CacheUnavailableError, CancelledError: as `obtain_members`.
+    """
+    try:
+        members = list_index_members(source, lock, unhashed).values()
+        obtain_members(context, definition, members, progress, hint=hint)
+    except AllSourcesFailedError as error:
+        wrong = next((attempt for attempt in error.attempts if attempt.fault == "content"), None)
+        if wrong is None:
+            raise
+        first = error.message.partition("\n")[0]
+        hint = hint or "use another mirror; a mirror that is being updated is complete again after some minutes"
+        raise IndexDigestError(f"{first}\n{wrong.url}: {wrong.reason}", hint=hint) from error
+
+
+def _advise(definition: Fetch) -> str:
+    """Return the next step when the mirrors lack what the lock names."""
+    return f"resolve again with: doit update {definition.name}; or name an archive of older states in `snapshots:`"
+
+
+def read_cached_index(context: Context, source: Debian, index: LockedIndex) -> Iterator[bytes]:
+    """Yield the paragraphs of an index that `obtain_indexes` obtained.
+
+    Raises:
+        IndexDigestError: as `read_index`.
+        BlobMissingError, BlobCorruptError, CacheUnavailableError: as `Cache.open`.
+    """
+    with context.cache.open(index.integrity) as file:
+        yield from read_index(file, index, context.limits(source.archive))
+
+
+def _load_lock(context: Context, source: Debian, artifact: Artifact) -> Lock:
+    """Return the lock of a definition, which is the one that the key of its artifact covers.
+
+    Raises:
+        LockStaleError: it is missing, was made for another state of the definition, or changed during this run.
+        LockMismatchError, UnsafePathError: it is damaged.
+    """
+    text = read_lock_text(Path(source.lock_file))
+    lock = parse_lock(text, source.lock_file)
+    require_current(lock, source)
+    if missing := {suite.name for suite in source.suites}.difference(one.suite for one in lock.releases):
+        reason = f"{escape_text(source.lock_file)} lacks the suite {escape_text(min(missing))!r}"
+        raise LockMismatchError(reason, hint=UPDATE)
+    digest = Digest.sha256(hashlib.sha256(text).hexdigest())
+    if packages_key(source, digest, context.writer_version) != artifact.key:
+        raise LockStaleError(f"{escape_text(source.lock_file)} changed during this run", hint="run the command again")
+    return lock
+
+
+def list_members(source: Debian, directory: Path) -> list[Member]:
+    """Return the indexes and packages of a definition, [] if it has no lock that can be read.
+
+    `directory` is that to which the path of the lock is relative.
+    """
+    try:
+        lock = read_lock(directory / source.lock_file)
+        return [*list_index_members(source, lock).values(), *list_package_members(source, lock).values()]
+    except FetchError:
+        return []  # the step reports it
+
+
+def needs_packages(context: Context, definition: Fetch, source: Debian, artifact: Artifact) -> bool:
+    """Return whether the repository, or something that it is made of, is available only from the network."""
+    made = find_integrity(context, artifact)
+    if made is not None and context.cache.has(made):
+        return False
+    if context.fleet is not None and context.fleet.has_local(None, artifact.key):
+        return False
+    return any(_needs_network(context, definition, one) for one in list_members(source, Path()))
+
+
+def _needs_network(context: Context, definition: Fetch, member: Member) -> bool:
+    if context.cache.has(member.integrity) or any(map(is_local_file, member.request(context, definition).allowed)):
+        return False
+    return context.fleet is None or not context.fleet.has_local(member.integrity, "")
+
+
+def load_packages(source: Debian) -> list[tuple[LockedPackage, str, tuple[str, ...]]]:
+    """Return each package of a definition with the codename of its release and its URLs, [] without a lock."""
+    try:
+        lock = read_lock(Path(source.lock_file))
+        members = list_package_members(source, lock)
+    except FetchError:
+        return []
+    codenames = {release.suite: release.codename for release in lock.releases}
+    return [(one, codenames[one.release], member.urls) for one, member in members.items()]
+
+
+def list_index_members(source: Debian, lock: Lock, unhashed: Collection[str] = ()) -> dict[str, Member]:
+    """Return the indexes by path; each is asked for by its digest first, since a mirror may have a newer one.
+
+    `unhashed` are the suites whose Release files say that their mirrors have no indexes by digest.
+
+    Source: Debian wiki, "DebianRepository/Format", "Acquire-By-Hash".
+
+    Raises:
+        LockMismatchError: the lock has a suite that the definition lacks.
+    """
+    found = {}
+    for release in lock.releases:
+        bases = _bases(source, release)[:: -1 if source.snapshot else 1]  # a mirror has the present indexes
+        for index in release.indexes:
+            path = f"dists/{release.suite}/{index.path}"
+            by_hash = f"{posixpath.dirname(path)}/by-hash/SHA256/{index.sha256}"
+            places = (path, by_hash) if release.suite in unhashed else (by_hash, path)
+            urls = [f"{base}/{quote(one)}" for base in bases for one in places]
+            home = f"{bases[0]}/{quote(path)}"
+            found[path] = Member(path=path, integrity=index.integrity, urls=tuple(urls), home=home)
+    return found
+
+
+def list_package_members(source: Debian, lock: Lock) -> dict[LockedPackage, Member]:
+    """Return the packages.
+
+    Raises:
+        LockMismatchError: as `list_index_members`.
+    """
+    bases = {release.suite: _bases(source, release) for release in lock.releases}
+    found = {}
+    for one in lock.packages:
+        urls = tuple(f"{base}/{quote(one.path)}" for base in bases[one.release])
+        found[one] = Member(path=one.path, integrity=one.integrity, urls=urls, home=urls[0])
+    return found
+
+
+def _bases(source: Debian, release: LockedRelease) -> list[str]:
+    """Return the URIs that have the files of a release: those of its mirrors, then the snapshot of its date."""
+    suite = next((one for one in source.suites if one.name == release.suite), None)
+    if suite is None:
+        raise LockMismatchError(
+            f"{escape_text(source.lock_file)} has the suite {escape_text(release.suite)!r}, which the definition lacks",
+            hint=UPDATE,
+        )
+    moment = source.snapshot or release.date.replace("-", "").replace(":", "")
+    return list(dict.fromkeys(uri.replace(SNAPSHOT_ID, moment) for uri in (suite.uri, suite.snapshots) if uri))
+
+
+def packages_key(source: Debian, lock: Digest, writer_version: str) -> str:
+    """Return the key of the repository of a definition, given the digest of its lock."""
+    version = f"{REPOSITORY_VERSION}.{writer_version}"
+    return recipe.packages_key(definition_digest(source), lock, version=version)
