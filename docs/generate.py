@@ -75,6 +75,15 @@ mpc:
     script: build-mpc.sh
     toolchain-artifact: mpc.tar
 """
+_IMAGE: Final = """\
+sdk:
+  description: MPC on a minimal Debian
+  base: image-packages
+  layers:
+    - fetches: [gmp]
+      dest: /opt/gmp
+  config: {}
+"""
 _SIGNED: Final = """\
     gpg-signature:
       sig-url: "{url}.sig"
@@ -100,7 +109,7 @@ rewrite:
 content-addressed:
   - url: https://cache.example.org/cas/{sha256}
 """
-_FILES: Final = {"fetch": _STATIC_URL, "toolchain": _TOOLCHAIN, "mirrors": _MIRRORS}
+_FILES: Final = {"fetch": _STATIC_URL + _DEBIAN, "toolchain": _TOOLCHAIN, "image": _IMAGE, "mirrors": _MIRRORS}
 
 
 class Section(NamedTuple):
@@ -422,6 +431,54 @@ SECTIONS: Final = (
         _TOOLCHAIN + "  worker: {}\n",
         ("mpc", "worker"),
         {"env": "env: {LC_ALL: C}", "docker-image": "docker-image: {in-tree: deb12}"},
+    ),
+    Section(
+        "An image",
+        "A block in `fetchdefs/image/*.yml`; the key above it is its name. [Build an image](../how-to/images.md) has"
+        " the details.",
+        "image",
+        ("$defs", "image"),
+        _IMAGE,
+        ("sdk",),
+        {
+            "description": "description: MPC on a minimal Debian",
+            "base": "base: image-packages",
+            "layers": "layers: [{fetches: [gmp], dest: /opt/gmp}]",
+            "config": "config: {cmd: [/bin/sh]}",
+            "attributes": "attributes: {cached_task: false}",
+        },
+    ),
+    Section(
+        "A layer of an image",
+        "Either `fetches` or `toolchain`. An entry is a name, or a mapping as under `fetches:`; its `dest` is then"
+        " below that of the layer.",
+        "image",
+        ("$defs", "image", "properties", "layers", "items"),
+        _IMAGE.replace("    - fetches: [gmp]\n      dest: /opt/gmp", "    - dest: /opt"),
+        ("sdk", "layers", 0),
+        {
+            "fetches": "fetches: [gmp, {artifact: image-packages, extract: false}]",
+            "toolchain": "toolchain: binutils",
+            "dest": "dest: /opt/gmp\nfetches: [gmp]",
+        },
+    ),
+    Section(
+        "`config:`",
+        "What [the OCI specification](https://github.com/opencontainers/image-spec/blob/main/config.md) calls `Cmd`,"
+        " `Entrypoint`, `Env`, `User`, `WorkingDir` and `Labels`. A `cmd` or `entrypoint` that is a string is a command"
+        " line of `/bin/sh`.",
+        "image",
+        ("$defs", "image", "properties", "config"),
+        _IMAGE,
+        ("sdk", "config"),
+        {
+            "cmd": "cmd: [/opt/gmp/bin/check, --all]",
+            "entrypoint": "entrypoint: [/usr/bin/env]",
+            "env": "env: {PATH: '/opt/gmp/bin:/usr/bin:/bin'}",
+            "user": "user: 1000:1000",
+            "workdir": "workdir: /work",
+            "labels": "labels: {org.opencontainers.image.source: 'https://example.org/sdk'}",
+        },
     ),
     Section(
         "`mirrors.yml`",

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tasks_lib.cache import Cache, Options
+from tasks_lib.errors import ToolError
 from tasks_lib.formats import UNPACKED_VERSION, mtime_for, writer_version
 from tasks_lib.fs.files import make_ignored_directory
-from tasks_lib.host import digest_variables, platform_name
+from tasks_lib.host import digest_variables, machine_platform, platform_name
 from tasks_lib.layout import find_layout
 from tasks_lib.limits import Limits
 from tasks_lib.network import Policy, RepositorySettings, TransportSettings
-from tasks_lib.recipe import Configuration, Host
+from tasks_lib.platforms import ALL
+from tasks_lib.recipe import Configuration, Host, ImageDefaults
 from tasks_lib.settings import Settings
 from tasks_lib.vcs.urls import endpoint_of
 
@@ -218,6 +220,26 @@ class Context:
     def writer_version(self) -> str:
         """The version of the archive writer, part of the keys of archives that this run writes."""
         return writer_version(self.mtime)
+
+    @property
+    def image_defaults(self) -> ImageDefaults:
+        """What images are that their definitions do not say."""
+        selected = self.settings.platform
+        platform = machine_platform() if selected in ("", ALL) else selected
+        return ImageDefaults(
+            machine=platform.partition("-")[2],
+            created_s=self.settings.source_date_epoch,
+            find_builder=self._find_mmdebstrap,
+        )
+
+    def _find_mmdebstrap(self) -> tuple[str, str]:
+        """Return version and path of mmdebstrap, "" if it does not run here: the step that needs it reports that."""
+        from tasks_lib.image.rootfs import find_mmdebstrap, mmdebstrap_version  # needed only for images with a base
+
+        path = self.environ.get("PATH")
+        with contextlib.suppress(ToolError):
+            return mmdebstrap_version(path), find_mmdebstrap(path)
+        return "", ""
 
     def configuration(self, passed: Iterable[str] = ()) -> Configuration:
         """Return everything besides the definitions that shapes the names of cache items in this run.

@@ -5,6 +5,7 @@ Pure: no I/O. Constructors validate, so that an instance is always valid.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Final, Self
 
@@ -61,6 +62,11 @@ class Integrity(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.size < 0:
             raise ValueError(f"invalid size {self.size}: expected zero or more bytes")
+
+    @classmethod
+    def of(cls, content: bytes) -> Self:
+        """Return the integrity of `content`, with its sha256 digest."""
+        return cls(size=len(content), digest=Digest.sha256(hashlib.sha256(content).hexdigest()))
 
     def __str__(self) -> str:
         return f"{self.size} bytes, {self.digest}"

@@ -99,6 +99,19 @@ def find_isolation(environ: Mapping[str, str]) -> tuple[list[str], str]:
     return words, _probe(tuple(words), path) if program else "unshare is not installed"
 
 
+def find_root_isolation(environ: Mapping[str, str]) -> tuple[list[str], str]:
+    """As `find_isolation`, for a command that runs as root with mounts and processes of its own.
+
+    Its processes are killed when the program before it ends. An unprivileged user needs newuidmap and ranges of ids.
+    Source: unshare(1); pid_namespaces(7); subuid(5).
+    """
+    path = environ.get("PATH", os.defpath)
+    program = shutil.which("unshare", path=path)
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user", "--map-auto"]
+    words = [str(program), *user, "--net", "--mount", "--pid", "--fork", "--kill-child", "--"]
+    return words, _probe(tuple(words), path) if program else "unshare is not installed"
+
+
 @cache
 def _probe(words: tuple[str, ...], path: str) -> str:
     """Return why this system does not run a command after `words`, "" if it does."""

@@ -16,12 +16,12 @@ from tasks_lib.errors import UnknownNameError, escape_text
 
 #: Subdirectories of a directory of kinds, its file of mirrors, the directory of a project's own definitions, and below
 #: the definitions the directory of the keys that sign results.
-KINDS: Final = ("fetch", "toolchain")
+KINDS: Final = ("fetch", "toolchain", "image")
 MIRRORS: Final = "mirrors.yml"
 OWN: Final = "fetchdefs"
 STORE_KEYS: Final = "keys/store"
-#: The groups of tasks that make the artifact of a fetch, the last step first, and that of a toolchain.
-_MAKERS: Final = (("repack", "fetch"), ("toolchain",))
+#: The groups of tasks that make the artifact of each kind, the last step first.
+_MAKERS: Final = (("repack", "fetch"), ("toolchain",), ("image",))
 _TASKCLUSTER: Final = "taskcluster"
 _TREES: Final = ("kinds", "ci")
 #: The trust domain of Gecko, and the package of its transforms. Source: Gecko, `taskcluster/config.yml`.
@@ -49,7 +49,12 @@ class Layout(NamedTuple):
         """The directories and files that may hold definitions."""
         if self.kind:
             return list(dict.fromkeys((self.taken, self.taken.with_name("kind.yml"))))
-        return [self.taken / kind for kind in KINDS]
+        return [self.taken / kind for kind in self.kinds]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds whose definitions are read; `image` has another meaning in a Taskgraph tree, if any."""
+        return KINDS[:2] if self.root else KINDS
 
     @property
     def mirrors(self) -> list[Path]:
@@ -92,15 +97,16 @@ def find_artifact_task(name: str, tasks: Container[str]) -> str:
     """Return the task that makes the artifact of the definition with this name, "" if there is none.
 
     Raises:
-        UnknownNameError: a fetch and a toolchain have this name.
+        UnknownNameError: definitions of several kinds have this name.
     """
-    found = [next((task for group in groups if (task := f"{group}:{name}") in tasks), "") for groups in _MAKERS]
-    if all(found):
-        fetch, toolchain = found
+    made = (next((task for group in groups if (task := f"{group}:{name}") in tasks), "") for groups in _MAKERS)
+    found = [task for task in made if task]
+    if len(found) > 1:
+        kinds = [groups[-1] for groups in _MAKERS if any(f"{group}:{name}" in tasks for group in groups)]
         raise UnknownNameError(
-            f"{escape_text(name)!r} is the name of a fetch and of a toolchain", hint=f"write {fetch} or {toolchain}"
+            f"{escape_text(name)!r} is the name of a {' and of a '.join(kinds)}", hint=f"write {' or '.join(found)}"
         )
-    return next(filter(None, found), "")
+    return next(iter(found), "")
 
 
 def find_kind_directory(file: str) -> Path | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks_lib import steps
-from tasks_lib.definitions import Fetch, StaticUrl, Toolchain
+from tasks_lib.definitions import Fetch, FetchesEntry, Image, StaticUrl, Toolchain
 from tasks_lib.definitions.lookup import find_definition, find_definitions
 from tasks_lib.errors import OfflineError, ToolError, UnsupportedArchiveError
 from tasks_lib.formats import format_from_name
@@ -28,6 +28,8 @@ from tasks_lib.steps import Artifact, Delivery, Plan
 
 if TYPE_CHECKING:
     from tasks_lib.context import Context
+    from tasks_lib.digest import Integrity
+    from tasks_lib.image.oci import ImageLayout
 
 _environ: Mapping[str, str] = {}
 
@@ -93,14 +95,14 @@ class Project:
         return project
 
     @cached_property
-    def definitions(self) -> Mapping[str, Fetch | Toolchain]:
-        """The definitions by name; a toolchain that has the name of a fetch has the name `toolchain:NAME`."""
+    def definitions(self) -> Mapping[str, Fetch | Toolchain | Image]:
+        """The definitions by name; `toolchain:NAME` or `image:NAME` for one that has the name of another kind."""
         with self._guard:
             found = self._session.definitions
-        toolchains = {
-            (f"toolchain:{name}" if name in found.fetches else name): one for name, one in found.toolchains.items()
-        }
-        return {**found.fetches, **toolchains}
+        named: dict[str, Fetch | Toolchain | Image] = {}
+        for kind, known in found.kinds.items():
+            named |= {(f"{kind}:{name}" if name in named else name): one for name, one in known.items()}
+        return named
 
     def is_current(self) -> bool:
         """Return whether nothing that was read has changed since: definitions, settings, scripts, passed variables."""
@@ -121,8 +123,8 @@ class Project:
         """Return the path of an artifact; obtain or make it if it is missing.
 
         Args:
-            name: the name or alias of a definition; `fetch:NAME` or `toolchain:NAME` for one of that kind. The artifact
-                of a toolchain is its output.
+            name: the name or alias of a definition; `fetch:NAME`, `toolchain:NAME` or `image:NAME` for one of that
+                kind. The artifact of a toolchain is its output, that of an image an archive with an OCI layout.
 
         Returns:
             An absolute path that stays the same when the definition changes. The file is read-only and belongs to the
@@ -135,7 +137,7 @@ class Project:
         """
         definition = self._find(name)
         with self._held(definition):
-            artifact = self._obtain(definition) if isinstance(definition, Fetch) else self._output(definition)
+            artifact = self._artifact(definition)
             steps.link_artifact(artifact)
         self._finish_uploads()
         return Path(os.path.abspath(artifact.link or artifact.path))  # noqa: PTH100  # does not resolve the link
@@ -152,6 +154,13 @@ class Project:
         """
         definition = self._find(name)
         with self._held(definition):
+            if isinstance(definition, Image):
+                raise UnsupportedArchiveError(
+                    archive=definition.artifact_name,
+                    reason="is an image, which has no tree",
+                    code="WRONG_FORMAT",
+                    hint=f"use the archive: doit path image:{definition.name}",
+                )
             found = self._build(definition) if isinstance(definition, Toolchain) else self._extract(definition)
         self._finish_uploads()
         return found
@@ -199,16 +208,16 @@ class Project:
             chosen.update((one.name, one) for one in self._fetches_of(definition))
         return list(chosen.values())
 
-    def _fetches_of(self, definition: Fetch | Toolchain) -> list[Fetch]:
-        """Return a fetch, or all that a toolchain and those that it needs consume."""
+    def _fetches_of(self, definition: Fetch | Toolchain | Image) -> list[Fetch]:
+        """Return a fetch, or all that a toolchain or an image and those that it needs consume."""
         chosen: dict[str, Fetch] = {}
         waiting, seen = [definition], set[str]()
         while waiting:
             one = waiting.pop()
             if isinstance(one, Fetch):
                 chosen[one.name] = one
-            elif one.name not in seen:
-                seen.add(one.name)
+            elif (key := f"{type(one).__name__} {one.name}") not in seen:
+                seen.add(key)
                 needed = [*((entry.kind, entry.name) for entry in one.fetches), *one.dependencies]
                 waiting += [self._find(f"{kind}:{name}") for kind, name in reversed(needed)]
         return list(chosen.values())
@@ -221,8 +230,8 @@ class Project:
         """
         tasks: list[str] = []
         for definition in find_definitions(self._session.definitions, words):
-            if isinstance(definition, Toolchain):
-                tasks.append(f"toolchain:{definition.name}")
+            if not isinstance(definition, Fetch):
+                tasks.append(f"{type(definition).__name__.lower()}:{definition.name}")
                 continue
             tasks.append(self._plan.published(definition).task)
             tasks += [f"extract:{definition.name}"] if self._plan.can_extract(definition) else []
@@ -272,10 +281,14 @@ class Project:
         """
         definition, context, plan = self._find(name), self._session.context, self._plan
         outputs: list[str] = []
+        if not isinstance(definition, Fetch) and self._passed:
+            return {}
         if isinstance(definition, Toolchain):
-            if self._passed:
-                return {}
             outputs += steps.list_build_files(context, plan.preparation(definition.name))
+        elif isinstance(definition, Image):
+            if definition.base:  # its key has the version of a program
+                return {}
+            outputs += steps.list_artifact_files(context, plan.image(definition.name).output)
         else:
             for artifact in filter(None, (plan.fetched(definition), plan.repacked(definition))):
                 outputs += steps.list_artifact_files(context, artifact)
@@ -294,7 +307,7 @@ class Project:
             return self._session.plan
 
     @contextlib.contextmanager
-    def _held(self, definition: Fetch | Toolchain) -> Iterator[None]:
+    def _held(self, definition: Fetch | Toolchain | Image) -> Iterator[None]:
         """Let one thread at a time work on a definition."""
         with self._guard:
             lock = self._locks[f"{type(definition).__name__} {definition.name}"]
@@ -320,8 +333,58 @@ class Project:
         self._progress.check()
         return True
 
-    def _find(self, name: str) -> Fetch | Toolchain:
+    def _find(self, name: str) -> Fetch | Toolchain | Image:
         return find_definition(self._session.definitions, name)
+
+    def _artifact(self, definition: Fetch | Toolchain | Image) -> Artifact:
+        if isinstance(definition, Image):
+            return self._assemble(definition)
+        return self._obtain(definition) if isinstance(definition, Fetch) else self._output(definition)
+
+    def select_images(self, words: Iterable[str]) -> list[Image]:
+        """Return the images with these names or globs, each once; all without words.
+
+        Raises:
+            UnknownNameError: a word matches no image.
+        """
+        definitions = self._session.definitions
+        if not (words := list(words)):
+            return list(definitions.images.values())
+        return [one for one in find_definitions(definitions, words, ("image",)) if isinstance(one, Image)]
+
+    def lay_out(self, definition: Image, compression: str) -> ImageLayout:
+        """Return the layout of an image, of which the cache has the layers afterwards.
+
+        Args:
+            definition: the image.
+            compression: of the layers: "zstd", "gzip" or "none".
+
+        Raises:
+            FetchError: it cannot be made.
+        """
+        build, context = self._plan.image(definition.name), self._session.context
+        with self._held(definition):
+            layers = self._obtain_layers(definition)
+            return steps.lay_out_image(context, build, layers, compression, self._progress)
+
+    def _assemble(self, definition: Image) -> Artifact:
+        build = self._plan.image(definition.name)
+        if not steps.publish_from_cache(self._session.context, build.output):
+            self._obtain_layers(definition)
+            steps.build_image(self._session.context, build, self._progress)
+        return build.output
+
+    def _obtain_layers(self, definition: Image) -> list[Integrity]:
+        context, build = self._session.context, self._plan.image(definition.name)
+        if not steps.has_layers(context, build):
+            self._obtain_inputs(definition.fetches)
+        return steps.obtain_layers(context, build, self._progress)
+
+    def _obtain_inputs(self, entries: Iterable[FetchesEntry]) -> None:
+        for entry in entries:
+            used = self._find(f"{entry.kind}:{entry.name}")
+            with self._held(used):
+                self._artifact(used)
 
     def _obtain(self, definition: Fetch) -> Artifact:
         context, plan = self._session.context, self._plan
@@ -358,10 +421,8 @@ class Project:
     def _build(self, definition: Toolchain) -> Path:
         context, preparation = self._session.context, self._plan.preparation(definition.name)
         if not steps.is_built(context, preparation):
+            self._obtain_inputs(one.entry for one in preparation.deliveries)
             for delivery in preparation.deliveries:
-                used = self._find(f"{delivery.entry.kind}:{delivery.entry.name}")
-                with self._held(used):
-                    self._obtain(used) if isinstance(used, Fetch) else self._output(used)
                 if delivery.entry.delivery == "extract":
                     self._deliver(delivery)
             skipped = steps.build_toolchain(context, preparation, self._progress)

@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
 import msgspec
 
-from tasks_lib.definitions import Checksums, Debian, Git, GpgSignature, Hg, Minisign, StaticUrl, Toolchain, ToolchainRun
+from tasks_lib.definitions import (
+    Checksums,
+    Debian,
+    Git,
+    GpgSignature,
+    Hg,
+    Image,
+    Minisign,
+    StaticUrl,
+    Toolchain,
+    ToolchainRun,
+)
 from tasks_lib.definitions.taskgraph import taskgraph_digest as taskgraph_digest
 from tasks_lib.digest import Digest, Integrity
 
@@ -75,6 +86,19 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     def passed_to(self, run: ToolchainRun) -> dict[str, str]:
         """Return name -> digest of each variable that is passed to a command, besides the declared ones."""
         return {name: self.variables.get(name, "") for name in sorted({*self.passed, *run.pass_env})}
+
+
+class ImageDefaults(msgspec.Struct, frozen=True, kw_only=True):
+    """What an image depends on besides its definition.
+
+    `machine` is the one that it is for, such as `x86_64`; `created_s` its date in seconds since 1970, None for that of
+    its base. `find_builder` returns the version and the path of the program that makes root file systems, "" if it is
+    missing.
+    """
+
+    machine: str = ""
+    created_s: int | None = None
+    find_builder: Callable[[], tuple[str, str]] = lambda: ("", "")
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
@@ -265,3 +289,51 @@ def toolchain_key(
     parts += ["network", host.network_of(run), "layout", "vcs" if toolchain.root else "fetches"]
     parts += ["artifact", str(run.toolchain_artifact or ""), toolchain.index.artifact if toolchain.index else ""]
     return _key("toolchain", *parts)
+
+
+#: Increase when a layer may have other bytes for the same inputs.
+LAYER_VERSION: Final = 1
+#: Increase when a root file system may have other bytes for the same packages.
+ROOT_VERSION: Final = 1
+#: Increase when an image may have other bytes for the same layers.
+IMAGE_VERSION: Final = 1
+
+
+def layer_key(dest: str, inputs: Iterable[str], *, version: str) -> str:
+    """Return the key of a layer of an image.
+
+    Args:
+        dest: the directory of its artifacts, relative to the root file system.
+        inputs: the key of the delivery of each artifact; their order does not matter.
+        version: the version of the archive writer.
+    """
+    return _key("layer", f"{LAYER_VERSION}.{version}", dest, *sorted(inputs))
+
+
+def root_key(packages: str, *, architecture: str, builder: str) -> str:
+    """Return the key of a root file system.
+
+    Args:
+        packages: the key of the repository of its packages.
+        architecture: Debian's name of the architecture.
+        builder: the version of mmdebstrap.
+    """
+    return _key("root", str(ROOT_VERSION), packages, architecture, builder)
+
+
+def compressed_key(layer: Integrity, compression: str) -> str:
+    """Return the key of a compressed layer; `compression` is everything that determines its bytes."""
+    return _key("compressed", str(layer.size), str(layer.digest), compression)
+
+
+def image_key(image: Image, *, layers: Sequence[str], machine: str, created_s: int | None) -> str:
+    """Return the key of the archive of an image.
+
+    Args:
+        image: the image; its description and location are not part of the key.
+        layers: the key of each layer, the lowest one first.
+        machine: the machine that the image is for.
+        created_s: the time of its creation, in seconds since 1970; None for that of its packages.
+    """
+    config = json.dumps(msgspec.to_builtins(image.config))
+    return _key("image", str(IMAGE_VERSION), image.name, machine, str(created_s), config, *layers)

@@ -155,6 +155,7 @@ class Session:
             writer_version=self.context.writer_version,
             files=self._files.references,
             host=configuration.host,
+            image_defaults=self.context.image_defaults,
         )
 
     @cached_property

@@ -334,7 +334,7 @@ def test_schema_is_current() -> None:
 
 
 def test_own_definitions_load() -> None:
-    """The definitions of this repository load: the sample, its packages, and twenty rows of the GCC toolchain."""
+    """The definitions of this repository load: the sample, its packages, and twenty rows of the GCC toolchain, the image."""
     found = load(ROOT / "fetchdefs")
-    assert len(found.fetches) == 23
-    assert set(found.toolchains) == {"sample", "linux64-gcc-14"}
+    assert len(found.fetches) == 24
+    assert set(found.toolchains) == {"sample", "linux64-gcc-14", "image-tools"}

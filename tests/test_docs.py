@@ -84,7 +84,7 @@ def test_examples_of_keys(section: Any) -> None:
             place = place[step]
         place.update(example)
         found = [SourceFile(kind=section.kind, path="own.yml", text=yaml.safe_dump(document), directory="/base")]
-        if section.kind == "toolchain":
+        if section.kind in ("toolchain", "image"):
             gmp = GENERATOR["_FILES"]["fetch"]
             found.insert(0, SourceFile(kind="fetch", path="f.yml", text=gmp, directory="/base"))
             found.append(SourceFile(kind="toolchain", path="o.yml", text=OTHERS, directory="/base"))
@@ -178,6 +178,7 @@ PRINTED = {
     "audit.md": "EXAMPLE-1: an example; fixed in 1.1",
     "sbom.md": "fetch:hello",
     "debian.md": "  packages: 1, 1 added\n",
+    "images.md": "oci:",
     "commands.md": "/build/artifacts/hello/hello-1.0.tar.gz",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tasks_lib.errors import CancelledError, ToolError
+from tasks_lib.fs.locks import hold_directory, locked
 from tasks_lib.progress import Silent
 from tasks_lib.subprocesses import Invocation, Timeouts, last_line, run, stream_output
 
@@ -33,6 +35,17 @@ def test_missing_program() -> None:
     """The error for a missing program says how to install it."""
     with pytest.raises(ToolError, match="the program nothing-of-that-name is not installed\ninstall nothing-of"):
         run(Invocation(words=["nothing-of-that-name"], environ=ENVIRON), Silent())
+
+
+def test_inherited_locks(tmp_path: Path) -> None:
+    """A program inherits the locks above it; shells that know only descriptors of one digit still have those."""
+    with contextlib.ExitStack() as stack:
+        for number in range(12):
+            stack.enter_context(locked(tmp_path / str(number), timeout_s=1, progress=Silent()))
+        with hold_directory(tmp_path):
+            done = run(shell("ls /proc/self/fd"), Silent())
+    found = [int(word) for word in done.output.split()]
+    assert (min(found), len([one for one in found if one > 9]), max(one for one in found if one <= 9)) == (0, 13, 3)
 
 
 @pytest.mark.parametrize(

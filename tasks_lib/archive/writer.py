@@ -1,7 +1,7 @@
-"""Deterministic `.tar.zst` writer: the same content yields the same bytes on every machine.
+"""Deterministic writer of `.tar.zst` and `.tar`: the same content yields the same bytes on every machine.
 
 Entries are sorted by name, with numeric owner 0, modes 0644 or 0755 and one mtime for all. Pax headers are written
-only where ustar fields are too small. The output is one zstd frame with checksum and content size.
+only where ustar fields are too small. A `.tar.zst` is one zstd frame with checksum and content size.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from struct import Struct
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, Literal
 
 import zstandard
 
@@ -24,6 +24,7 @@ from tasks_lib.errors import escape_text
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
 
+Compression = Literal["zstd", "none"]
 #: zstd's default level.
 LEVEL: Final = 3
 #: With one or more workers, zstd writes the same bytes for any number of workers; without workers the bytes differ.
@@ -47,6 +48,7 @@ def write_archive(
     spool: BinaryIO,
     write: Callable[[bytes], object],
     progress: Progress,
+    compression: Compression = "zstd",
 ) -> str:
     """Write the archive of `entries` through `write`; return the sha256 hex of the uncompressed tar.
 
@@ -59,8 +61,9 @@ def write_archive(
         allowed: maximum number of bytes of content.
         mtime: the mtime of all entries, from `mtime_for`.
         spool: an empty temporary file, owned by the caller.
-        write: receives compressed bytes.
+        write: receives the bytes of the archive.
         progress: receives the number of content bytes.
+        compression: of the archive.
 
     Raises:
         ArchiveError: an entry is rejected.
@@ -78,7 +81,7 @@ def write_archive(
     records.sort()
     regrouped = _regroup_hard_links(records, pile.links, mtime)
     size = sum(len(head) + length for head, _, length in _runs(records, regrouped))
-    return _compress(_read_ranges(_runs(records, regrouped), spool), size, write, progress)
+    return _finish(_read_ranges(_runs(records, regrouped), spool), size, write, progress, compression)
 
 
 def write_in_order(
@@ -89,6 +92,7 @@ def write_in_order(
     mtime: int,
     write: Callable[[bytes], object],
     progress: Progress,
+    compression: Compression = "zstd",
 ) -> str:
     """Write the archive of `entries` through `write`, without a spool; return the sha256 hex of the tar.
 
@@ -97,8 +101,9 @@ def write_in_order(
         contents: returns the content of a file; called in the order of the paths, from another thread.
         table: validates the entries; empty.
         mtime: the mtime of all entries, from `mtime_for`.
-        write: receives compressed bytes.
+        write: receives the bytes of the archive.
         progress: checked for cancellation.
+        compression: of the archive.
 
     Raises:
         ArchiveError: an entry is rejected, or the size of its content differs from the declared size.
@@ -107,7 +112,7 @@ def write_in_order(
     model = sorted(new for entry in entries for new in table.add(entry))
     table.check_links()
     size = sum(header_size(entry) + entry.size + -entry.size % BLOCK for entry in model)
-    return _compress(_pieces(model, contents, mtime), size, write, progress)
+    return _finish(_pieces(model, contents, mtime), size, write, progress, compression)
 
 
 def _warn_of_case_collision(table: EntryValidator, progress: Progress) -> None:
@@ -247,27 +252,49 @@ def _read_ranges(runs: Iterator[_TarRange], spool: BinaryIO) -> Iterator[bytes]:
             yield chunk
 
 
-def _compress(pieces: Iterator[bytes], size: int, write: Callable[[bytes], object], progress: Progress) -> str:
-    """Write `size` bytes of records and the end of the tar as one frame; return the sha256 hex of the tar."""
+class _Stored:
+    """The interface of a zstd chunker, without compression."""
+
+    def compress(self, piece: bytes) -> tuple[bytes, ...]:
+        """Return the bytes to write for a piece."""
+        return (piece,)
+
+    def finish(self) -> tuple[bytes, ...]:
+        """Return the bytes to write at the end."""
+        return ()
+
+
+def _finish(
+    pieces: Iterator[bytes],
+    size: int,
+    write: Callable[[bytes], object],
+    progress: Progress,
+    compression: Compression,
+) -> str:
+    """Write `size` bytes of records and the end of the tar, as one frame or plain; return the sha256 hex of the tar."""
     end = bytes(2 * BLOCK + -(size + 2 * BLOCK) % _RECORD)
-    size += len(end)
-    parameters = zstandard.ZstdCompressionParameters.from_level(
-        LEVEL, source_size=size, write_checksum=True, write_content_size=True, threads=_WORKERS
-    )
-    compressor: Any = zstandard.ZstdCompressor(compression_params=parameters).chunker(size=size, chunk_size=_CHUNK)
+    chunker: Any = _Stored() if compression == "none" else _open_frame(size + len(end))
     digest = hashlib.sha256()
     with contextlib.closing(read_ahead(_join_pieces(pieces))) as joined:
         for piece in joined:
             digest.update(piece)
-            for chunk in compressor.compress(piece):
+            for chunk in chunker.compress(piece):
                 write(chunk)
             progress.check()
     digest.update(end)
-    for chunk in compressor.compress(end):
+    for chunk in chunker.compress(end):
         write(chunk)
-    for chunk in compressor.finish():
+    for chunk in chunker.finish():
         write(chunk)
     return digest.hexdigest()
+
+
+def _open_frame(size: int) -> Any:
+    """Return zstandard's chunker of one frame of `size` bytes."""
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        LEVEL, source_size=size, write_checksum=True, write_content_size=True, threads=_WORKERS
+    )
+    return zstandard.ZstdCompressor(compression_params=parameters).chunker(size=size, chunk_size=_CHUNK)
 
 
 def _pieces(model: list[Entry], contents: Callable[[Entry], Iterable[bytes]], mtime: int) -> Iterator[bytes]:

@@ -24,6 +24,7 @@ from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError, CacheUnavailableError, escape_text
 from tasks_lib.fs import atomic, files, locks, system_calls
 from tasks_lib.fs.copying import clone_or_copy, link_or_copy
+from tasks_lib.fs.directories import remove_tree
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.progress import Progress, Silent
 
@@ -253,6 +254,24 @@ class Cache:
             if temporary.path is not None:
                 temporary.path.unlink()
         return temporary.spool(directory)
+
+    @contextlib.contextmanager
+    def staging(self) -> Iterator[Path]:
+        """Yield an empty directory for a program, removed afterwards.
+
+        After a kill, the next run removes it when no program works in it any more.
+
+        Raises:
+            CacheUnavailableError: the cache is not writable.
+        """
+        directory = self._directory("tmp") / atomic.scratch_name()
+        with files.convert_os_errors(directory):
+            directory.mkdir(0o700)
+        try:
+            with locks.hold_directory(directory):
+                yield directory
+        finally:
+            remove_tree(directory)
 
     def partial(self, integrity: Integrity) -> contextlib.AbstractContextManager[Partial]:
         """Open the resumable download of a blob; the caller holds `lock` of its digest.

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from tasks_lib.cli.project_command import ProjectCommand
 from tasks_lib.engine.base_command import PURPOSES, from_start, option, usage_error
-from tasks_lib.export import export
+from tasks_lib.export import OCI, export, export_images
 from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.project import Project
 from tasks_lib.session import Session
@@ -25,12 +25,17 @@ class ExportCommand(ProjectCommand):
     doc_purpose = PURPOSES["export"]
     doc_usage = "LAYOUT DIR [NAME ...]"
     doc_description = (
-        "LAYOUT is url, cas, sha256sum, distdir, bazel, conan, nix, meson, vcpkg, find-links, dotslash or cmake. "
+        "LAYOUT is url, cas, sha256sum, distdir, bazel, conan, nix, meson, vcpkg, find-links, dotslash, cmake, or oci "
+        "for images. "
         "NAME is the name of a definition or a glob; a toolchain means its fetches; without names, all. "
         "What the cache lacks is fetched first. Files of others in DIR stay. "
         "Prints the line that configures the program. Exit status: 0 success; 1 failure; 3 error of the definitions."
     )
-    cmd_options = (option("url-base", "the URL at which DIR is served (default: its file: URL)", metavar="URL"),)
+    cmd_options = (
+        option("url-base", "the URL at which DIR is served (default: its file: URL)", metavar="URL"),
+        option("compression", "compression of the layers of images, for oci", metavar="HOW")
+        | {"choices": (("zstd", "the default"), ("gzip", "for old engines"), ("none", "no compression"))},
+    )
 
     def work(self, session: Session, params: Any, args: list[str]) -> int:
         """Export."""
@@ -38,7 +43,14 @@ class ExportCommand(ProjectCommand):
             raise usage_error("`export` needs a layout and a directory\n`doit help export` shows the layouts")
         progress = LineProgress(write_to_stderr, describe_wait)
         layout, directory, *words = args
-        done = export(Project(session, progress), layout, from_start(directory), words, params["url_base"], progress)
+        project, path = Project(session, progress), from_start(directory)
+        unused = "url_base" if layout == OCI else "compression"
+        if params[unused]:
+            raise usage_error(f"`--{unused.replace('_', '-')}` has no meaning for the layout {layout}")
+        if layout == OCI:
+            done = export_images(project, path, words, params["compression"] or "zstd", progress)
+        else:
+            done = export(project, layout, path, words, params["url_base"], progress)
         for line in _shortened(done.left_out):
             sys.stderr.write(f"not exported: {line}\n")
         written, unchanged, removed = done.changes

@@ -9,7 +9,7 @@ from tasks_lib.definitions import Definitions, Fetch
 from tasks_lib.graph.actions import output_of, step_of
 from tasks_lib.graph.names import GROUPS
 from tasks_lib.graph.task_info import list_urls
-from tasks_lib.steps import Artifact, Delivery, ToolchainBuild
+from tasks_lib.steps import Artifact, Delivery, ImageBuild, ToolchainBuild
 
 #: Every key, in order, and its value for a task that has none.
 EMPTY: Final[Mapping[str, Any]] = {
@@ -79,6 +79,8 @@ def _describe_definition(task: Any, definitions: Definitions) -> dict[str, Any]:
     if isinstance(made, ToolchainBuild):
         one = made.toolchain
         return {**found, "definition": one.name, "defined": f"{one.file}:{one.line}", "aliases": list(one.aliases)}
+    if isinstance(made, ImageBuild):
+        return {**found, "definition": made.image.name, "defined": f"{made.image.file}:{made.image.line}"}
     if isinstance(made, Delivery) and made.entry.kind == "toolchain":
         return {**found, "definition": made.entry.name}
     fetch = first if isinstance(first, Fetch) else definitions.fetch(made.entry.name)

@@ -228,6 +228,7 @@ def _make_plan(
         writer_version=configuration.writer_version,
         files=files,
         host=configuration.host,
+        image_defaults=context.image_defaults,
     )
 
 

@@ -19,7 +19,8 @@ class PathCommand(ProjectCommand):
     doc_purpose = PURPOSES["path"]
     doc_usage = "NAME"
     doc_description = (
-        "NAME is the name of a definition, or fetch:NAME or toolchain:NAME. The path does not change with the version. "
+        "NAME is the name of a definition, or fetch:NAME, toolchain:NAME or image:NAME. "
+        "The path does not change with the version. "
         "Exit status: 0 success; 1 it cannot be obtained; 3 unknown name or error of the definitions."
     )
     cmd_options = (

@@ -224,7 +224,9 @@ def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentP
     completion = commands.add_parser("completion", help="print a script that completes commands, options and names")
     for command in (get, path, run):
         command.add_argument("--offline", action="store_true", help="make no network request")
-        command.add_argument("name", metavar="NAME", help="name of a definition, or fetch:NAME or toolchain:NAME")
+        command.add_argument(
+            "name", metavar="NAME", help="name of a definition, or fetch:NAME, toolchain:NAME or image:NAME"
+        )
     path.add_argument("--tree", action="store_true", help="the extracted archive, or the directory of the toolchain")
     get.add_argument("dest", metavar="DEST", nargs="?", help="file or directory (default: the current directory)")
     run.usage = "doit-fetch run [-h] [--offline] NAME -- COMMAND..."

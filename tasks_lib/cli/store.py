@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from tasks_lib.cli.maintenance import SessionCommand, load_plan, print_lines
 from tasks_lib.context import Context
-from tasks_lib.definitions import Definitions, Fetch, Toolchain
+from tasks_lib.definitions import Definitions, Fetch, Image, Toolchain
 from tasks_lib.definitions.lookup import find_definitions
 from tasks_lib.engine.base_command import PURPOSES, flag, from_start, option, usage_error
 from tasks_lib.errors import SettingError, StoreError, UnknownNameError, escape_text
@@ -72,20 +72,21 @@ class StoreCommand(SessionCommand):
         return _prune(context, params) if action == "prune" else _status(context)
 
 
-def _select(definitions: Definitions, names: list[str]) -> tuple[list[str], list[str]]:
-    """Return the fetches and toolchains that the names mean; all without names."""
+def _select(definitions: Definitions, names: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """Return the fetches, toolchains and images that the names mean; all without names."""
     if not names:
-        return list(definitions.fetches), list(definitions.toolchains)
+        return list(definitions.fetches), list(definitions.toolchains), list(definitions.images)
     found = find_definitions(definitions, names)
-    fetches = [one.name for one in found if isinstance(one, Fetch)]
-    return fetches, [one.name for one in found if isinstance(one, Toolchain)]
+    fetches, toolchains, images = (
+        [one.name for one in found if isinstance(one, kind)] for kind in (Fetch, Toolchain, Image)
+    )
+    return fetches, toolchains, images
 
 
 def _list_items(context: Context, names: list[str]) -> list[Any]:
 
     plan = load_plan(context)
-    fetches, toolchains = closure(plan.definitions, *_select(plan.definitions, names))
-    return list(list_shared_items(plan, fetches, toolchains))
+    return list(list_shared_items(plan, *closure(plan.definitions, *_select(plan.definitions, names))))
 
 
 def _keygen(names: list[str]) -> int:

@@ -202,6 +202,22 @@ def parse_lock(text: bytes, name: str) -> Lock:
         raise LockMismatchError(f"{escape_text(name)} is not a lock: {escape_text(str(error))}", hint=UPDATE) from error
 
 
+def release_date(lock: Lock) -> int:
+    """Return the date of the newest release, in seconds since 1970, 0 if there is none.
+
+    Raises:
+        LockMismatchError: a date does not exist, or is before 1970.
+    """
+    newest = max((one.date for one in lock.releases), default="1970-01-01T00:00:00Z")
+    try:
+        seconds = int(datetime.fromisoformat(newest).timestamp())
+    except ValueError:
+        seconds = -1
+    if seconds < 0:
+        raise LockMismatchError(f"the lock has a release of {escape_text(newest)}, which is not a date", hint=UPDATE)
+    return seconds
+
+
 def require_current(lock: Lock, source: Debian) -> None:
     """Check that a lock was made for a definition as it is now.
 

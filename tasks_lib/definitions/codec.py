@@ -11,12 +11,12 @@ from typing import Final
 
 import msgspec
 
-from tasks_lib.definitions.values import Fetch, RefusedDefinition, StaticUrl, Toolchain
+from tasks_lib.definitions.values import Fetch, Image, RefusedDefinition, StaticUrl, Toolchain
 
-_DECODER: Final = msgspec.msgpack.Decoder(Fetch | Toolchain)
+_DECODER: Final = msgspec.msgpack.Decoder(Fetch | Toolchain | Image)
 
 
-def encode(value: Fetch | Toolchain | tuple[RefusedDefinition, ...]) -> bytes:
+def encode(value: Fetch | Toolchain | Image | tuple[RefusedDefinition, ...]) -> bytes:
     """Return the encoded value.
 
     Raises:
@@ -32,14 +32,14 @@ def _without_values(source: StaticUrl) -> StaticUrl:
     return msgspec.structs.replace(source, headers=tuple((name, "") for name, _ in source.headers))
 
 
-def decode(text: bytes | memoryview) -> Fetch | Toolchain:
+def decode(text: bytes | memoryview) -> Fetch | Toolchain | Image:
     """Return the definition that `encode` encoded.
 
     Raises:
         ValueError: the bytes are not a valid definition.
     """
     try:
-        value: Fetch | Toolchain = _DECODER.decode(text)
+        value: Fetch | Toolchain | Image = _DECODER.decode(text)
     except msgspec.MsgspecError as error:
         raise ValueError("invalid encoded definition") from error
     return value

@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from typing import Final
 
-from tasks_lib.definitions.values import Definitions, Fetch, FetchesEntry, RefusedDefinition, StaticUrl, Toolchain
+from tasks_lib.definitions.values import (
+    Debian,
+    Definitions,
+    Fetch,
+    FetchesEntry,
+    Image,
+    RefusedDefinition,
+    StaticUrl,
+    Toolchain,
+)
 from tasks_lib.errors import Problem, suggest
 from tasks_lib.formats import Reshape
 
@@ -34,7 +43,11 @@ class _Suggestions:
 
 
 def cross_check(
-    fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain], trees: Collection[str], problems: list[Problem]
+    fetches: Mapping[str, Fetch],
+    toolchains: Mapping[str, Toolchain],
+    images: Mapping[str, Image],
+    trees: Collection[str],
+    problems: list[Problem],
 ) -> tuple[Aliases, Aliases]:
     """Return the mappings from alias to name for fetches and for toolchains; append conflicts to `problems`.
 
@@ -49,6 +62,8 @@ def cross_check(
         if is_complete:
             _check_entries(toolchain, names, fetches, toolchains, problems, suggestions)
         _check_places(toolchain, names, fetches, toolchains, problems)
+    for image in images.values() if is_complete else ():
+        _check_image(image, names, fetches, toolchains, problems, suggestions)
     if own and is_complete and not problems and (cycle := next(_cycles(toolchains, names), [])):
         problems.append(_cycle_problem(toolchains, cycle))
     return aliases
@@ -167,7 +182,7 @@ def _names(
     }
 
 
-def _problem(one: Fetch | Toolchain, key: str, reason: str, hint: str, line: int = 0) -> Problem:
+def _problem(one: Fetch | Toolchain | Image, key: str, reason: str, hint: str, line: int = 0) -> Problem:
     return Problem(one.file, line or one.line, f"{one.name}.{key}", reason, hint)
 
 
@@ -207,6 +222,35 @@ def _check_entries(
         if name not in (fetches if kind == "fetch" else toolchains):
             reason = f"the task '{kind}-{name}' does not exist here"
             problems.append(_problem(toolchain, "dependencies", reason, suggestions.hint(name, names[kind])))
+
+
+def _check_image(
+    image: Image,
+    names: AliasTables,
+    fetches: Mapping[str, Fetch],
+    toolchains: Mapping[str, Toolchain],
+    problems: list[Problem],
+    suggestions: _Suggestions,
+) -> None:
+    base = fetches.get(names["fetch"].get(image.base, ""))
+    if image.base and base is None:
+        reason, hint = f"unknown fetch {image.base!r}", suggestions.hint(image.base, names["fetch"])
+        problems.append(_problem(image, "base", reason, hint, image.base_line))
+    elif base is not None and not isinstance(base.source, Debian):
+        reason, hint = f"{image.base!r} is not a fetch of type debian", "list it in a layer"
+        problems.append(_problem(image, "base", reason, hint, image.base_line))
+    for at, layer in enumerate(image.layers, 1):
+        seen: set[str] = set()
+        for entry in layer.fetches:
+            key, name = f"layers.{at}", names[entry.kind].get(entry.name, entry.name)
+            if fault := _entry_fault(entry, names[entry.kind], fetches, toolchains, suggestions):
+                problems.append(_problem(image, key, *fault, entry.line))
+            elif entry.delivery == "place" and (keys := _unapplied_keys(fetches.get(name))):
+                reason = f"{entry.name!r} is placed as it was downloaded, without {keys}"
+                problems.append(_problem(image, key, reason, "extract it", entry.line))
+            elif name in seen:
+                problems.append(_problem(image, key, f"{entry.name!r} is listed twice", "remove one", entry.line))
+            seen.add(name)
 
 
 def _entry_fault(

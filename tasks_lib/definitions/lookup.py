@@ -7,18 +7,18 @@ import fnmatch
 from collections.abc import Iterable
 from typing import Final, Literal
 
-from tasks_lib.definitions.values import Definitions, Fetch, Toolchain
+from tasks_lib.definitions.values import Definitions, Fetch, Image, Toolchain
 from tasks_lib.errors import UnknownNameError, escape_text, suggest
 
-DefinitionKind = Literal["fetch", "toolchain"]
+DefinitionKind = Literal["fetch", "toolchain", "image"]
 #: The kinds of definitions; a name that two definitions have means the first kind.
-KINDS: Final[tuple[DefinitionKind, ...]] = ("fetch", "toolchain")
+KINDS: Final[tuple[DefinitionKind, ...]] = ("fetch", "toolchain", "image")
 _GLOB: Final = frozenset("*?[")
 
 
 def find_definition(
     definitions: Definitions, word: str, kinds: tuple[DefinitionKind, ...] = KINDS
-) -> Fetch | Toolchain:
+) -> Fetch | Toolchain | Image:
     """Return the definition with this name or alias, which may begin with its kind and end with its platform.
 
     Raises:
@@ -28,7 +28,7 @@ def find_definition(
     for wanted in kinds:
         if kind in ("", wanted):
             with contextlib.suppress(KeyError):
-                return definitions.fetch(name) if wanted == "fetch" else definitions.toolchain(name)
+                return _resolve(definitions, wanted, name)
     for one in definitions.skipped:
         if one.task in (word, *(f"{wanted}:{name}" for wanted in kinds)):
             raise UnknownNameError(f"{one.task}: {one.reason}", hint=one.hint or f"see {one.place}")
@@ -40,13 +40,13 @@ def find_definition(
 
 def find_definitions(
     definitions: Definitions, words: Iterable[str], kinds: tuple[DefinitionKind, ...] = KINDS
-) -> list[Fetch | Toolchain]:
+) -> list[Fetch | Toolchain | Image]:
     """Return the definitions that the words mean, each once, in the order of the words; a word may be a glob.
 
     Raises:
         UnknownNameError: as `find_definition`, for a glob that matches nothing too.
     """
-    found: dict[tuple[type, str], Fetch | Toolchain] = {}
+    found: dict[tuple[type, str], Fetch | Toolchain | Image] = {}
     for word in words:
         kind, _, pattern = word.rpartition(":")
         matches = [
@@ -61,5 +61,11 @@ def find_definitions(
     return list(found.values())
 
 
+def _resolve(definitions: Definitions, kind: DefinitionKind, name: str) -> Fetch | Toolchain | Image:
+    if kind == "image":
+        return definitions.images[name]
+    return definitions.fetch(name) if kind == "fetch" else definitions.toolchain(name)
+
+
 def _names(definitions: Definitions, kind: DefinitionKind) -> Iterable[str]:
-    return definitions.fetches if kind == "fetch" else definitions.toolchains
+    return definitions.kinds[kind]

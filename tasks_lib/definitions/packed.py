@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 from tasks_lib.definitions.codec import decode, encode
 
 if TYPE_CHECKING:
-    from tasks_lib.definitions.values import Fetch, Toolchain
+    from tasks_lib.definitions.values import Fetch, Image, Toolchain
 
-Value = TypeVar("Value", bound="Fetch | Toolchain")
+Value = TypeVar("Value", bound="Fetch | Toolchain | Image")
 
 #: Values that are kept as they are until they are encoded together; most projects have fewer definitions.
 MANY: Final = 8192

@@ -10,7 +10,7 @@ from __future__ import annotations
 import posixpath
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -21,12 +21,14 @@ import msgspec
 from tasks_lib.definitions.cross_check import cross_check, find_unavailable, remove_toolchains
 from tasks_lib.definitions.fetch import FETCH, read_fetch
 from tasks_lib.definitions.fields import NAME, RESERVED_NAMES, check_name, read_relative_path
+from tasks_lib.definitions.image import IMAGE, read_image
 from tasks_lib.definitions.mirrors import Mirrors, find_unknown_groups, read_mirrors
 from tasks_lib.definitions.packed import MANY, PackedDefinitions
 from tasks_lib.definitions.schema import FieldError, Location, matcher, schema_of
 from tasks_lib.definitions.toolchain import TOOLCHAIN, read_toolchain
-from tasks_lib.definitions.values import Debian, Definitions, Fetch, RefusedDefinition, StaticUrl, Toolchain
-from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, merge, parse_yaml
+from tasks_lib.definitions.values import Debian, Definitions, Fetch, Image, RefusedDefinition, StaticUrl, Toolchain
+from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree, YamlFaultError, merge, parse_yaml
+from tasks_lib.definitions.yaml_tree import Sequence as YamlSequence
 from tasks_lib.errors import DefinitionError, Problem, suggest
 
 
@@ -39,7 +41,7 @@ class _Document(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """One definition file: `kind` is "fetch", "toolchain" or "mirrors", `directory` its absolute directory.
+    """One definition file: `kind` is "fetch", "toolchain", "image" or "mirrors", `directory` its absolute directory.
 
     In a Taskgraph tree, `root` is the repository, to which key paths and resources are relative, and `scripts` is the
     directory of the toolchain scripts; both are "" for other definitions. `part` is "all", or "defaults" for a
@@ -84,25 +86,32 @@ class SourceFile:
 class _Reading:
     fetches: PackedDefinitions[Fetch]
     toolchains: PackedDefinitions[Toolchain]
+    images: PackedDefinitions[Image]
     problems: list[Problem] = field(default_factory=list)
     refused: dict[str, RefusedDefinition] = field(default_factory=dict)
     platforms: dict[str, tuple[str, ...]] = field(default_factory=dict)
     kinds: dict[str, Problem] = field(default_factory=dict)  # why a whole kind is refused
     mirrors: Mirrors | None = None
 
+    @property
+    def by_kind(self) -> dict[str, PackedDefinitions[Any]]:
+        """The definitions of each kind, in the order of `Definitions.kinds`."""
+        return {"fetch": self.fetches, "toolchain": self.toolchains, "image": self.images}
+
     def known(self, source: SourceFile, defaults: Tree | None, memory: ParseCache | None) -> None:
         """Read one file, or use the result that `memory` has cached for it."""
         if source.kind in self.kinds:
             memory = None
         found = memory.recall(source, defaults) if memory is not None else None
-        if found is None or found[0].keys() & self.fetches.keys() or found[1].keys() & self.toolchains.keys():
-            before = len(self.problems), len(self.refused), len(self.fetches), len(self.toolchains)
+        own = tuple(self.by_kind.values())
+        if found is None or any(new.keys() & old.keys() for new, old in zip(found, own, strict=True)):
+            before, sizes = (len(self.problems), len(self.refused)), [*map(len, own)]
             self.file(source, defaults)
-            if memory is not None and (len(self.problems), len(self.refused)) == before[:2]:
-                memory.keep(source, defaults, _added(self.fetches, before[2]), _added(self.toolchains, before[3]))
+            if memory is not None and (len(self.problems), len(self.refused)) == before:
+                memory.keep(source, defaults, [_added(known, size) for known, size in zip(own, sizes, strict=True)])
             return
-        self.fetches.add_encoded(found[0])
-        self.toolchains.add_encoded(found[1])
+        for new, known in zip(found, own, strict=True):
+            known.add_encoded(new)
 
     def file(self, source: SourceFile, defaults: Tree | None) -> Tree | None:
         """Read one file; return the task defaults that it sets for its kind.
@@ -219,25 +228,19 @@ class _Reading:
         if not own:
             return
         if source.root:
-            (self.fetches if source.kind == "fetch" else self.toolchains).pop(name, None)
+            self.by_kind[source.kind].pop(name, None)
             self.refuse(task, name, own[0])
         else:
             self.problems += own
 
     def definition(self, source: SourceFile, name: str, node: Node, where: Location) -> None:
-        known: Mapping[str, Fetch | Toolchain] = self.fetches if source.kind == "fetch" else self.toolchains
+        known = self.by_kind[source.kind]
         if name in known:
             where.wrong("is defined twice", f"the other definition is at {known[name].file}:{known[name].line}")
         elif (task := f"{source.kind}:{name}") in self.refused:
             where.wrong("is defined twice", f"the other definition is at {self.refused[task].place}")
-        elif source.kind == "fetch":
-            fetch = read_fetch(name, node, where, _IS_IGNORED)
-            if fetch is not None:
-                self.fetches[name] = fetch
-        else:
-            toolchain = read_toolchain(name, node, where, _IS_IGNORED)
-            if toolchain is not None:
-                self.toolchains[name] = toolchain
+        elif (found := _READERS[source.kind](name, node, where, _IS_IGNORED)) is not None:
+            known[name] = found
 
 
 def _added(known: PackedDefinitions[Any], before: int) -> list[str]:
@@ -282,11 +285,11 @@ def _first(tree: Tree, *keys: str) -> Node | None:
 class ParseCache(Protocol):
     """A cache of the definitions in single files: read before a file is parsed, updated after."""
 
-    def recall(self, source: SourceFile, defaults: object) -> tuple[dict[str, bytes], dict[str, bytes]] | None:
-        """Return the encoded fetches and toolchains of the file, or None if it must be parsed."""
+    def recall(self, source: SourceFile, defaults: object) -> Sequence[dict[str, bytes]] | None:
+        """Return the encoded definitions of the file by kind, or None if it must be parsed."""
 
-    def keep(self, source: SourceFile, defaults: object, fetches: Iterable[str], toolchains: Iterable[str]) -> None:
-        """Record the names that a file without problems defines."""
+    def keep(self, source: SourceFile, defaults: object, names: Sequence[list[str]]) -> None:
+        """Record the names of each kind that a file without problems defines."""
 
 
 def parse(files: Iterable[SourceFile], memory: ParseCache | None = None) -> Definitions:
@@ -299,7 +302,7 @@ def parse(files: Iterable[SourceFile], memory: ParseCache | None = None) -> Defi
         DefinitionError: it contains all problems of all files, in reading order.
     """
     fresh = MANY if memory is not None else sys.maxsize  # an encoded definition loses the values of its headers
-    reading = _Reading(PackedDefinitions(fresh), PackedDefinitions(fresh))
+    reading = _Reading(PackedDefinitions(fresh), PackedDefinitions(fresh), PackedDefinitions(fresh))
     defaults: dict[str, Tree | None] = {}
     trees: set[str] = set()
     for source in files:
@@ -311,12 +314,15 @@ def parse(files: Iterable[SourceFile], memory: ParseCache | None = None) -> Defi
     reading.place(trees)
     for task, name, problem in find_unavailable(reading.fetches, reading.toolchains, trees, reading.refused):
         reading.refuse(task, name, problem)
-    fetch_aliases, toolchain_aliases = cross_check(reading.fetches, reading.toolchains, trees, reading.problems)
+    fetch_aliases, toolchain_aliases = cross_check(
+        reading.fetches, reading.toolchains, reading.images, trees, reading.problems
+    )
     if reading.problems:
         raise DefinitionError(tuple(reading.problems))
     return Definitions(
         fetches=reading.fetches,
         toolchains=reading.toolchains,
+        images=reading.images,
         refused=tuple(reading.refused.values()),
         _platforms={name: platforms for name, platforms in reading.platforms.items() if name in reading.fetches},
         _fetch_aliases=fetch_aliases,
@@ -343,7 +349,7 @@ def list_kind_files(source: SourceFile) -> tuple[str, ...] | None:
     """
     root = source.document.root
     listed = _first(root, "tasks-from", "jobs-from") if isinstance(root, Tree) else None
-    if not isinstance(listed, Sequence):
+    if not isinstance(listed, YamlSequence):
         own = _first(root, "tasks", "jobs") if isinstance(root, Tree) else None
         return () if isinstance(own, Tree) and own.items else None
     return tuple(item.text for item in listed.items if isinstance(item, Scalar) and _is_plain_file(item))
@@ -375,15 +381,21 @@ KIND_IGNORED: Final = (
 _LOADERS: Final = r"(gecko_)?taskgraph\.loader\.(transform|default):loader"
 _DEFAULTS: Final = ("task-defaults", "job-defaults")
 _IS_IGNORED: Final[Callable[[str], bool]] = matcher(IGNORED)
+_READERS: Final[Mapping[str, Callable[..., Fetch | Toolchain | Image | None]]] = {
+    "fetch": read_fetch,
+    "toolchain": read_toolchain,
+    "image": read_image,
+}
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of a definition file of either kind."""
-    kinds = {"fetch": schema_of(FETCH, IGNORED), "toolchain": schema_of(TOOLCHAIN, IGNORED)}
+    """Return the JSON Schema (draft 2020-12) of a definition file of any kind."""
+    tables = {"fetch": FETCH, "toolchain": TOOLCHAIN, "image": IMAGE}
+    kinds = {kind: schema_of(table, IGNORED) for kind, table in tables.items()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": "urn:doit-fetch:fetchdefs.schema.json",
-        "title": "doit-fetch definitions: fetches (fetch/*.yml) or toolchains (toolchain/*.yml) by name",
+        "title": "doit-fetch definitions by name: fetches, toolchains or images, as the directory of the file says",
         "type": "object",
         "properties": {
             "task-defaults": {"type": "object", "description": "keys that every definition of the file has by default"},

@@ -7,10 +7,10 @@ from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
-from tasks_lib.definitions.values import Definitions, Fetch, RefusedDefinition, Toolchain
+from tasks_lib.definitions.values import Definitions, Fetch, Image, RefusedDefinition, Toolchain
 from tasks_lib.platforms import ALL
 
-Value = TypeVar("Value", bound="Fetch | Toolchain")
+Value = TypeVar("Value", bound="Fetch | Toolchain | Image")
 
 
 class SelectedDefinitions(Mapping[str, Value], Generic[Value]):
@@ -73,16 +73,18 @@ def select_platform(definitions: Definitions, wanted: str, machine: str) -> Defi
     missing = {name: offered for name, offered in offers.items() if platform not in offered}
     reasons = _find_unavailable(definitions, missing, platform, machine)
     skipped = [_skip_fetch(definitions.fetches[name], offered, platform) for name, offered in missing.items()]
-    skipped += [_skip_toolchain(definitions.toolchains[name], reason) for name, reason in reasons.items()]
+    skipped += [_skip_consumer(definitions, task, reason) for task, reason in reasons.items()]
     fetches: dict[str, tuple[str, str]] = {}
     for name in definitions.fetches:
         for one in sorted(offers.get(name, ("",)), key=lambda one: one != platform):
             fetches[f"{name}@{one}" if one not in ("", platform) else name] = name, one
-    toolchains = {name: (name, "") for name in definitions.toolchains if name not in reasons}
+    toolchains = {name: (name, "") for name in definitions.toolchains if f"toolchain:{name}" not in reasons}
+    images = {name: (name, "") for name in definitions.images if f"image:{name}" not in reasons}
     return msgspec.structs.replace(
         definitions,
         fetches=SelectedDefinitions(definitions.fetches, fetches),
         toolchains=SelectedDefinitions(definitions.toolchains, toolchains),
+        images=SelectedDefinitions(definitions.images, images),
         skipped=tuple(skipped),
     )
 
@@ -90,26 +92,33 @@ def select_platform(definitions: Definitions, wanted: str, machine: str) -> Defi
 def _find_unavailable(
     definitions: Definitions, missing: Mapping[str, object], platform: str, machine: str
 ) -> dict[str, str]:
-    """Return the toolchains that cannot be built, and why: their command, or what they need."""
-    reasons: dict[str, str] = {}
+    """Return the tasks of toolchains and images that cannot be built, and why: their command, or what they need."""
     if not missing and platform == machine:
-        return reasons
+        return {}
+    reasons = {
+        f"toolchain:{name}": f"its command runs on {machine}, not on {platform}"
+        for name, one in definitions.toolchains.items()
+        if platform != machine and one.run is not None and (one.run.command or one.run.script)
+    }
     users: dict[str, list[str]] = {}
-    for name, toolchain in definitions.toolchains.items():
-        run = toolchain.run
-        if platform != machine and run is not None and (run.command or run.script):
-            reasons[name] = f"its command runs on {machine}, not on {platform}"
-        needs = {(one.kind, one.name) for one in toolchain.fetches} | set(toolchain.dependencies)
+    for task, consumer in _consumers(definitions):
+        needs = {(one.kind, one.name) for one in consumer.fetches} | set(consumer.dependencies)
         for kind, need in needs:
             own = definitions.fetch(need).name if kind == "fetch" else definitions.toolchain(need).name
-            users.setdefault(f"{kind}:{own}", []).append(name)
-    left = [*(f"fetch:{name}" for name in missing), *(f"toolchain:{name}" for name in reasons)]
+            users.setdefault(f"{kind}:{own}", []).append(task)
+    left = [*(f"fetch:{name}" for name in missing), *reasons]
     for task in left:  # users are appended
         for user in users.get(task, ()):
             if user not in reasons:
                 reasons[user] = f"it needs {task}, which is not available for {platform}"
-                left.append(f"toolchain:{user}")
+                left.append(user)
     return reasons
+
+
+def _consumers(definitions: Definitions) -> Iterator[tuple[str, Toolchain | Image]]:
+    """Yield each toolchain and image with its task."""
+    yield from ((f"toolchain:{name}", one) for name, one in definitions.toolchains.items())
+    yield from ((f"image:{name}", one) for name, one in definitions.images.items())
 
 
 def _skip_fetch(fetch: Fetch, offered: tuple[str, ...], platform: str) -> RefusedDefinition:
@@ -122,7 +131,7 @@ def _skip_fetch(fetch: Fetch, offered: tuple[str, ...], platform: str) -> Refuse
     )
 
 
-def _skip_toolchain(toolchain: Toolchain, reason: str) -> RefusedDefinition:
-    return RefusedDefinition(
-        task=f"toolchain:{toolchain.name}", reason=reason, file=toolchain.file, line=toolchain.line
-    )
+def _skip_consumer(definitions: Definitions, task: str, reason: str) -> RefusedDefinition:
+    kind, _, name = task.partition(":")
+    one = definitions.kinds[kind][name]
+    return RefusedDefinition(task=task, reason=reason, file=one.file, line=one.line)

@@ -47,7 +47,7 @@ _EDGE_ENTRY: Final[FieldTable] = {
     **_ENTRY,
     "artifact": TEXT.needed("add the file name of the artifact").about("file name of the artifact"),
 }
-_ENTRIES_SCHEMA: Final[dict[str, Any]] = {
+ENTRIES_SCHEMA: Final[dict[str, Any]] = {
     "type": "array",
     "items": {"oneOf": [NAME_FIELD.schema, schema_of(_ENTRY)]},
 }
@@ -55,7 +55,12 @@ _ENTRIES_SCHEMA: Final[dict[str, Any]] = {
 _KINDS: Final = ("fetch", "toolchain")
 
 
-def _entry(kind: str, node: Node, where: Location) -> FetchesEntry | None:
+def read_entry(kind: str, node: Node, where: Location) -> FetchesEntry | None:
+    """Return one artifact that is consumed: its name, or a mapping with options; None after reporting a problem.
+
+    Raises:
+        FieldError: the name is invalid.
+    """
     read, table = (read_name, _ENTRY) if kind in _KINDS else (read_text, _EDGE_ENTRY)
     if isinstance(node, Scalar):
         return FetchesEntry(kind=kind, name=read(node), line=node.line)
@@ -81,7 +86,7 @@ def _fetches(node: Node, where: Location) -> tuple[FetchesEntry, ...]:
 
 def _noted_entry(kind: str, node: Node, where: Location) -> FetchesEntry | None:
     try:
-        return _entry(kind, node, where)
+        return read_entry(kind, node, where)
     except FieldError as error:
         where.wrong(error.reason, error.hint, error.line or node.line)
         return None
@@ -157,8 +162,12 @@ def _index_search(_node: Node, where: Location) -> None:
     where.refuse("index-search takes a task of another project from Taskcluster's index", "fetch its artifact by URL")
 
 
-def _command(node: Node, where: Location) -> tuple[str, ...]:
-    """Return the words to execute; a string is a shell command line."""
+def read_command(node: Node, where: Location) -> tuple[str, ...]:
+    """Return the words to execute; a string is a shell command line.
+
+    Raises:
+        FieldError: it is neither.
+    """
     return ("/bin/sh", "-c", read_text(node)) if isinstance(node, Scalar) else TEXTS.read(node, where)
 
 
@@ -200,7 +209,9 @@ _SEARCH: Final = Field(_index_search, {}, "refused, because it takes a task of a
 _ENV: Final = Field(_env, PAIRS.schema, "environment of the command; part of the recipe key")
 _RUN: Final[FieldTable] = {
     "using": Field(_using, TEXT.schema, "accepted for compatibility with Taskgraph: toolchain-script"),
-    "command": Field(_command, {"oneOf": [TEXT.schema, TEXTS.schema]}, "words to execute, or one shell command line"),
+    "command": Field(
+        read_command, {"oneOf": [TEXT.schema, TEXTS.schema]}, "words to execute, or one shell command line"
+    ),
     "script": Field(_plain, TEXT.schema, "file to execute, relative to the YAML file"),
     "arguments": Field(list_of(_plain), TEXTS.schema, "arguments of the script"),
     "resources": Field(
@@ -269,10 +280,10 @@ TOOLCHAIN: Final[FieldTable] = {
         {
             "type": "object",
             "properties": {
-                kind: {**_ENTRIES_SCHEMA, "description": f"{kind} definitions, by name or with options"}
+                kind: {**ENTRIES_SCHEMA, "description": f"{kind} definitions, by name or with options"}
                 for kind in _KINDS
             },
-            "additionalProperties": _ENTRIES_SCHEMA,
+            "additionalProperties": ENTRIES_SCHEMA,
         },
         "artifacts to provide in the fetches directory, by kind or by name of a dependency",
     ),

@@ -8,7 +8,7 @@ which fields belong to the identity. Pure: no I/O.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -338,6 +338,54 @@ class Toolchain(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
         return artifact.components[-1] if artifact else ""
 
 
+class ImageLayer(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """One layer of an image: artifacts below `dest`, a path in its root file system without the leading slash."""
+
+    fetches: tuple[FetchesEntry, ...]
+    dest: str
+    line: int
+
+
+class ImageConfig(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """How a container of an image starts; "" and () are not written into the image."""
+
+    cmd: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    user: str = ""
+    workdir: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """A container image: layers above the root file system that the packages of the fetch `base` make, "" for none."""
+
+    name: str
+    description: str
+    layers: tuple[ImageLayer, ...]
+    config: ImageConfig
+    base: str = ""
+    base_line: int = 0
+    file: str
+    line: int
+
+    @property
+    def fetches(self) -> tuple[FetchesEntry, ...]:
+        """What it consumes: its base, and the artifacts of its layers."""
+        base = (FetchesEntry(kind="fetch", name=self.base, line=self.base_line),) if self.base else ()
+        return (*base, *(entry for layer in self.layers for entry in layer.fetches))
+
+    @property
+    def dependencies(self) -> tuple[tuple[str, str], ...]:
+        """What is built first without being consumed: nothing."""
+        return ()
+
+    @property
+    def artifact_name(self) -> str:
+        """The file name of its artifact."""
+        return f"{self.name}.oci.tar"
+
+
 class RefusedDefinition(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """A definition of a Taskgraph tree that cannot be built here, with the reason; `task` is its task name.
 
@@ -364,12 +412,18 @@ class Definitions(msgspec.Struct, frozen=True, kw_only=True):
 
     fetches: Mapping[str, Fetch]
     toolchains: Mapping[str, Toolchain]
+    images: Mapping[str, Image] = msgspec.field(default_factory=dict)
     refused: tuple[RefusedDefinition, ...] = ()
     skipped: tuple[RefusedDefinition, ...] = ()
     _platforms: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)  # of each fetch that has some
     _fetch_aliases: Mapping[str, str] = msgspec.field(default_factory=dict)
     _toolchain_aliases: Mapping[str, str] = msgspec.field(default_factory=dict)
     _passed: frozenset[str] | None = None  # computed from all toolchains; None until then
+
+    @property
+    def kinds(self) -> dict[str, Mapping[str, Any]]:
+        """The definitions of each kind, what is consumed before its consumers."""
+        return {"fetch": self.fetches, "toolchain": self.toolchains, "image": self.images}
 
     @property
     def passed(self) -> frozenset[str]:

@@ -196,15 +196,15 @@ class Loader:
         if found is None or not isinstance(self._inner, NamespaceTaskLoader):
             return set()
         kind, name = owner_of(task)
-        known = found.definitions.fetches if kind == "fetch" else found.definitions.toolchains
-        if name not in known:  # a user's task with the name of one of ours
+        if name not in found.definitions.kinds.get(kind, ()):  # a user's task with the name of one of ours
             return set()
         if kind == "fetch" and found.plan.published(found.definitions.fetches[name]).task != task:
             return set()
         users = found.definition_cache.consumers.get(f"{kind}:{name}", ()) if "/" not in task else ()
-        users = [user for user in users if user in found.definitions.toolchains]  # the others are skipped
-        extractions = {name for user in users for name in self._extractions(found, user).get(task, ())}
-        return extractions | {f"toolchain:{user}" for user in users}
+        own = [(other, one) for other, one in map(owner_of, users) if one in found.definitions.kinds[other]]
+        built = [one for other, one in own if other == "toolchain"]  # those that are missing are skipped
+        extractions = {name for user in built for name in self._extractions(found, user).get(task, ())}
+        return extractions | {f"{other}:{one}" for other, one in own}
 
     def _extractions(self, found: Session, toolchain: str) -> dict[str, list[str]]:
         """Return the extractions of a toolchain by the task that makes their artifact; computed once."""
@@ -264,7 +264,7 @@ class Loader:
                 f"shard {shard.number:,} of {shard.total:,}: {len(fetches):,} of {counted(wanted, 'definition')},"
                 f" {format_size(size)}\n"
             )
-        tasks = _made(found, (fetches, {}))
+        tasks = _made(found, (fetches, {}, {}))
         cmd.sel_tasks = [task.name for task in tasks if task.name.startswith(("fetch:", "repack:"))]
         return tasks
 
@@ -325,7 +325,7 @@ def _has_ours(namespace: Mapping[str, Any] | None) -> bool:
 
 def _made(found: Session, names: Names | None) -> list[Task]:
     """Return the tasks of the named definitions (None for all), groups first."""
-    return list(slim_task.slim_tasks(found.graph.tasks(*(names or (None, None)))))
+    return list(slim_task.slim_tasks(found.graph.tasks(*(names or (None, None, None)))))
 
 
 def _alone(found: Session) -> list[Task]:

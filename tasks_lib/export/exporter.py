@@ -11,7 +11,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from tasks_lib.definitions import Fetch, StaticUrl
-from tasks_lib.digest import Digest, Integrity
+from tasks_lib.digest import Integrity
 from tasks_lib.errors import SettingError, TreeError, escape_text
 from tasks_lib.export.directory import RECORDS, Changes, ExportDirectory, RecordedFile, WantedFile
 from tasks_lib.export.layouts import (
@@ -195,9 +195,7 @@ def _source_directory(tree: Path) -> str:
 
 
 def _wanted_text(text: WrittenText) -> WantedFile:
-    digest = Digest.sha256(hashlib.sha256(text.content).hexdigest())
-    integrity = Integrity(size=len(text.content), digest=digest)
-    return WantedFile(text.path, integrity, text.names, text.content, text.mode)
+    return WantedFile(text.path, Integrity.of(text.content), text.names, text.content, text.mode)
 
 
 def _check_directories(files: Mapping[str, WantedFile]) -> None:

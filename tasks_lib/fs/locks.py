@@ -14,12 +14,13 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from tasks_lib.errors import CacheUnavailableError, escape_text
 from tasks_lib.fs import files, processes, system_calls
+from tasks_lib.fs.directories import remove_tree
 from tasks_lib.gil import released
 from tasks_lib.progress import Progress
 
@@ -30,6 +31,7 @@ _HOLDER_SIZE: Final = 20
 _FLAGS: Final = os.O_RDWR | os.O_CREAT
 #: Seconds between two searches for the process that holds a lock.
 _SEARCH_S: Final = 2.0
+_LOWEST_INHERITED: Final = 10
 
 _own: Final = threading.local()
 
@@ -60,7 +62,7 @@ def acquire(path: str | Path, *, timeout_s: float, progress: Progress) -> int:
     Raises:
         CacheUnavailableError, CancelledError: as `locked`.
     """
-    descriptor = _acquire(path, fcntl.LOCK_EX, timeout_s, progress)
+    descriptor = _make_high(_acquire(path, fcntl.LOCK_EX, timeout_s, progress))
     _own.descriptors = (*held(), descriptor)
     try:  # noqa: SIM105  # for thousands of files
         os.pwrite(descriptor, b"%-*d" % (_HOLDER_SIZE, os.getpid()), 0)
@@ -88,10 +90,11 @@ def pass_through(path: Path, *, timeout_s: float, progress: Progress) -> None:
 def try_lock(path: Path) -> Iterator[bool]:
     """Try to take the lock at `path`: yield True while holding it, or False if another process holds it.
 
-    If the file does not exist, yield True without a lock.
+    If the file or directory does not exist, yield True without a lock.
     """
+    access = os.O_RDONLY if path.is_dir() else os.O_RDWR
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         yield True
         return
@@ -119,8 +122,46 @@ def lease(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
-def remove_stale_files(directory: Path) -> None:
-    """Remove temporary files of processes that no longer run, if they are not locked."""
+@contextlib.contextmanager
+def hold_directory(path: Path) -> Iterator[None]:
+    """Hold the lock of an existing directory, which programs that this thread starts inherit.
+
+    Raises:
+        OSError: the directory cannot be opened.
+    """
+    descriptor = _make_high(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _own.descriptors = (*held(), descriptor)
+        yield
+    finally:
+        release(descriptor)
+
+
+def _make_high(descriptor: int) -> int:
+    """Return another descriptor of an open file, with a number of two digits, and close the first one.
+
+    Programs inherit it, and some redirect to the lowest free descriptors in shells that know only one digit: mmdebstrap
+    has dash run `cat >&10`.
+    """
+    try:
+        high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _LOWEST_INHERITED)
+    except OSError:  # no descriptor is left
+        return descriptor
+    os.close(descriptor)
+    return high
+
+
+def _remove_entry(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        remove_tree(path)
+    else:
+        path.unlink()
+
+
+def remove_stale_files(directory: Path, remove: Callable[[Path], None] = _remove_entry) -> None:
+    """Remove temporary files and directories of processes that no longer run, if they are not locked."""
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
             owner = entry.name.partition("-")[0]
@@ -128,7 +169,7 @@ def remove_stale_files(directory: Path) -> None:
                 continue
             with contextlib.suppress(OSError), try_lock(Path(entry.path)) as free:
                 if free:
-                    os.unlink(entry.path)  # noqa: PTH108 - a directory entry
+                    remove(Path(entry.path))
 
 
 def _acquire(path: str | Path, kind: int, timeout_s: float, progress: Progress) -> int:

@@ -18,6 +18,7 @@ GROUPS: Final = {
     "repack": "repack a fetched archive as a normalised .tar.zst",
     "extract": "extract an archive: TOOLCHAIN/NAME for a toolchain, NAME on its own",
     "toolchain": "build a toolchain: put its fetches in place and run its command",
+    "image": "build a container image from fetches and toolchains",
 }
 #: Minimum similarity of two names for a suggestion, and of a name to that of a command; below it suggestions are noise.
 _MIN_SIMILARITY: Final = 0.6
@@ -41,7 +42,7 @@ def resolve_names(words: Iterable[str], tasks: Mapping[str, Any], commands: Iter
         commands: names of commands to suggest too, where a word may be one.
 
     Raises:
-        UnknownNameError: a word matches nothing, or a fetch and a toolchain; names what it may mean.
+        UnknownNameError: a word matches nothing, or definitions of several kinds; names what it may mean.
     """
     found: dict[str, None] = {}
     targets: dict[str, str] = {}

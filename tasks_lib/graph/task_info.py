@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, ItemsView, Iterator, Mapping
 from typing import Any
 
+import msgspec
+
 from tasks_lib import recipe, steps
 from tasks_lib.context import Context
 from tasks_lib.definitions import Debian, Fetch, Git, Hg, StaticUrl
@@ -13,7 +15,7 @@ from tasks_lib.definitions.taskgraph import fetch_content_command
 from tasks_lib.formats import TREE_VERSION
 from tasks_lib.graph.index import IndexPaths
 from tasks_lib.network import redacted
-from tasks_lib.steps import Artifact, Delivery, ToolchainBuild
+from tasks_lib.steps import Artifact, Delivery, ImageBuild, ToolchainBuild
 from tasks_lib.vcs.urls import display_url
 
 
@@ -67,6 +69,8 @@ def describe_output(context: Context, *arguments: Any) -> OutputFacts:
     if isinstance(made, Delivery | ToolchainBuild):
         artifact = made.artifact if isinstance(made, Delivery) else made.output
         found["tree"] = str(made.destination if isinstance(made, Delivery) else made.directory)
+    elif isinstance(made, ImageBuild):
+        artifact = made.output
     integrity = steps.find_integrity(context, artifact) if isinstance(artifact, Artifact) else None
     if integrity is not None:
         found |= {"path": str(artifact.link or artifact.path), "sha256": integrity.digest.hex, "size": integrity.size}
@@ -101,6 +105,15 @@ def toolchain_info(made: ToolchainBuild, paths: IndexPaths, context: Context) ->
         facts["environment"] = steps.list_variables(context, made)  # inherited values may be secrets
     facts |= {"aliases": list(toolchain.aliases)} if toolchain.aliases else {}
     return facts | ({"ignored": list(toolchain.ignored)} if toolchain.ignored else {})
+
+
+def image_info(made: ImageBuild, context: Context) -> dict[str, Any]:
+    """Return the details of an image; its digest once it is made."""
+    result = context.cache.result(made.key)
+    facts: dict[str, Any] = {"artifact": made.output.path.name, "recipe_key": made.key}
+    facts |= {"digest": str(result.provenance["digest"])} if result is not None else {}
+    facts["defined"] = f"{made.image.file}:{made.image.line}"
+    return facts | {"layers": [layer.what for layer in made.layers]}
 
 
 def list_urls(fetch: Fetch) -> list[str]:
@@ -200,3 +213,16 @@ def toolchain_identity(preparation: ToolchainBuild) -> Identity:
         identity |= {"command": " ".join(run.command), "script": run.script.text if run.script else ""}
         identity |= {"arguments": " ".join(run.arguments), "toolchain-artifact": str(run.toolchain_artifact or "")}
     return {name: value for name, value in identity.items() if value}
+
+
+def image_identity(build: ImageBuild) -> Identity:
+    """Return the inputs that determine an image."""
+    identity = {
+        f"{layer.what} {one.entry.kind} {one.entry.name}": one.key[:_SHOWN]
+        for layer in build.layers
+        for one in layer.deliveries
+    }
+    identity |= {f"config {name}": str(value) for name, value in msgspec.structs.asdict(build.image.config).items()}
+    identity |= {layer.what: layer.key[:_SHOWN] for layer in build.layers if layer.root is not None}
+    created = "date of the base" if build.created_s is None else str(build.created_s)
+    return identity | {"machine": build.machine, "created": created}

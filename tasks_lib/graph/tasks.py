@@ -32,16 +32,24 @@ class TaskGraph:
         self._plan, self._context = plan, context
         self._paths = IndexPaths(plan, context.settings.level)
 
-    def tasks(self, fetches: Iterable[str] | None = None, toolchains: Iterable[str] | None = None) -> Iterator[Task]:
+    def tasks(
+        self,
+        fetches: Iterable[str] | None = None,
+        toolchains: Iterable[str] | None = None,
+        images: Iterable[str] | None = None,
+    ) -> Iterator[Task]:
         """Yield groups first, then tasks before their dependencies: doit starts tasks in this order.
 
         Args:
             fetches: names of the fetch definitions to create tasks for; None for all.
             toolchains: the same for toolchains.
+            images: the same for images.
         """
         definitions = self._plan.definitions
         for group, doc in GROUPS.items():
             yield {"basename": group, "name": None, "doc": doc}
+        for name in definitions.images if images is None else images:
+            yield self._image(name)
         for name in definitions.toolchains if toolchains is None else toolchains:
             yield from self._toolchain(definitions.toolchains[name])
         for name in definitions.fetches if fetches is None else fetches:
@@ -168,6 +176,22 @@ class TaskGraph:
             "uptodate": [check],
             "clean": [(remove_delivery, [delivery])],
             "meta": task_info.TaskInfo("cpu", task_info.delivery_info, delivery),
+        }
+
+    def _image(self, name: str) -> Task:
+        build = self._plan.image(name)
+        artifacts = [one for layer in build.layers for one in layer.artifacts]
+        programs = tuple(filter(None, (layer.program for layer in build.layers)))
+        task = self._task(
+            f"image:{name}", build.key, (task_info.image_identity, build), build.image.description, "build_image", build
+        )
+        return task | {
+            "file_dep": list(dict.fromkeys(str(artifact.path) for artifact in artifacts)),
+            "task_dep": list(dict.fromkeys(artifact.task for artifact in artifacts)),
+            "targets": list_targets(build.output),
+            "uptodate": [UpToDateCheck(build.key, steps.is_published, (self._context, build.output), programs)],
+            "clean": True,
+            "meta": task_info.TaskInfo("cpu", task_info.image_info, build, self._context),
         }
 
     def _toolchain(self, toolchain: Toolchain) -> Iterator[Task]:

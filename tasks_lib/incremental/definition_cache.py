@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
-from tasks_lib.definitions import Debian, Definitions, Fetch, StaticUrl, Toolchain
+from tasks_lib.definitions import Debian, Definitions, Fetch, Image, StaticUrl, Toolchain
 from tasks_lib.definitions.codec import decode, decode_refused, encode
 from tasks_lib.definitions.packed import PackedDefinitions
 from tasks_lib.fs.atomic import write_best_effort
@@ -37,9 +37,10 @@ _MAGIC: Final = b"doit-fetch definitions 8\n"
 _GLANCES: Final = 16
 
 _NOTHING: Final = msgspec.msgpack.encode({})
-_DefinedNames = dict[str, tuple[list[str], list[str]]]
+#: Digest of a source -> the names that it defines, by kind in the order of `Definitions.kinds`.
+_DefinedNames = dict[str, list[list[str]]]
 
-Value = TypeVar("Value", bound="Fetch | Toolchain")
+Value = TypeVar("Value", bound="Fetch | Toolchain | Image")
 
 
 class Block(msgspec.Struct, array_like=True):
@@ -98,6 +99,7 @@ class CachedDefinitions(msgspec.Struct, array_like=True):
     sources: msgspec.Raw
     fetches: Block
     toolchains: Block
+    images: Block
     fetch_aliases: dict[str, str]
     toolchain_aliases: dict[str, str]
     consumers: msgspec.Raw
@@ -208,7 +210,7 @@ class DefinitionCache:
 
     @property
     def consumers(self) -> Mapping[str, list[str]]:
-        """The toolchains that consume each `fetch:NAME` and `toolchain:NAME`; decoded once."""
+        """The tasks that consume each `fetch:NAME` and `toolchain:NAME`; decoded once."""
         if isinstance(self._consumers, msgspec.Raw):
             self._consumers = msgspec.msgpack.decode(self._consumers, type=dict[str, list[str]])
         return self._consumers
@@ -229,6 +231,7 @@ def definitions_of(kept: CachedDefinitions, parsed: Definitions | None = None) -
     return Definitions(
         fetches=LazyDefinitions(kept.fetches, _at_hand(parsed.fetches) if parsed else {}),
         toolchains=LazyDefinitions(kept.toolchains, _at_hand(parsed.toolchains) if parsed else {}),
+        images=LazyDefinitions(kept.images, _at_hand(parsed.images) if parsed else {}),
         refused=parsed.refused if parsed else decode_refused(kept.refused),
         _platforms=kept.platforms,
         _fetch_aliases=kept.fetch_aliases,
@@ -242,13 +245,14 @@ def _at_hand(values: Mapping[str, Value]) -> Mapping[str, Value]:
 
 
 def consumers_of(definitions: Definitions) -> dict[str, list[str]]:
-    """Return the toolchains that consume each `fetch:NAME` and `toolchain:NAME`."""
-    consumers: dict[str, list[str]] = {}
-    for toolchain in definitions.toolchains.values():
-        for entry in toolchain.fetches:
-            one = definitions.fetch(entry.name) if entry.kind == "fetch" else definitions.toolchain(entry.name)
-            consumers.setdefault(f"{entry.kind}:{one.name}", []).append(toolchain.name)
-    return consumers
+    """Return `toolchain:NAME` and `image:NAME` of those that consume each `fetch:NAME` and `toolchain:NAME`."""
+    consumers: dict[str, dict[str, None]] = {}
+    for kind in ("toolchain", "image"):
+        for consumer in definitions.kinds[kind].values():
+            for entry in consumer.fetches:
+                one = definitions.fetch(entry.name) if entry.kind == "fetch" else definitions.toolchain(entry.name)
+                consumers.setdefault(f"{entry.kind}:{one.name}", {})[f"{kind}:{consumer.name}"] = None
+    return {need: list(users) for need, users in consumers.items()}
 
 
 def share_of(fetch: Fetch) -> tuple[int, int]:
@@ -285,29 +289,30 @@ class CachedFiles:
     """Cached definitions by file; `parse` consults it before it parses a file."""
 
     def __init__(self, kept: CachedDefinitions | None) -> None:
-        self._fetches: LazyDefinitions[Any] | None = LazyDefinitions(kept.fetches, {}) if kept else None
-        self._toolchains: LazyDefinitions[Any] | None = LazyDefinitions(kept.toolchains, {}) if kept else None
+        blocks = (kept.fetches, kept.toolchains, kept.images) if kept else ()
+        self._by_kind: list[LazyDefinitions[Any]] = [LazyDefinitions(block, {}) for block in blocks]
         self._known = msgspec.msgpack.decode(kept.sources, type=_DefinedNames) if kept else {}
         self.common = ""  # text that affects the definitions of every file
         self._sources: _DefinedNames = {}
 
-    def recall(self, source: SourceFile, defaults: object) -> tuple[dict[str, bytes], dict[str, bytes]] | None:
-        """Return the encoded definitions of a file with this content, None when it must be parsed."""
+    def recall(self, source: SourceFile, defaults: object) -> list[dict[str, bytes]] | None:
+        """Return the encoded definitions of a file with this content by kind, None when it must be parsed."""
         key = self._key(source, defaults)
         names = self._known.get(key)
-        if names is None or self._fetches is None or self._toolchains is None:
+        if names is None:
             return None
         try:
-            fetches = {name: bytes(self._fetches.text(name)) for name in names[0]}
-            toolchains = {name: bytes(self._toolchains.text(name)) for name in names[1]}
-        except KeyError:
+            found = [
+                {name: bytes(known.text(name)) for name in own} for known, own in zip(self._by_kind, names, strict=True)
+            ]
+        except (KeyError, ValueError):
             return None
         self._sources[key] = names
-        return fetches, toolchains
+        return found
 
-    def keep(self, source: SourceFile, defaults: object, fetches: Iterable[str], toolchains: Iterable[str]) -> None:
-        """Store the names that a file defines."""
-        self._sources[self._key(source, defaults)] = (list(fetches), list(toolchains))
+    def keep(self, source: SourceFile, defaults: object, names: Sequence[list[str]]) -> None:
+        """Store the names of each kind that a file defines."""
+        self._sources[self._key(source, defaults)] = list(names)
 
     def kept(self, code: str, marks: dict[str, Fingerprint], definitions: Definitions) -> CachedDefinitions:
         """Return all definitions in the form of the cache file."""
@@ -317,6 +322,7 @@ class CachedFiles:
             sources=_raw(self._sources),
             fetches=Block.of(_encoded(definitions.fetches)),
             toolchains=Block.of(_encoded(definitions.toolchains)),
+            images=Block.of(_encoded(definitions.images)),
             fetch_aliases=dict(definitions._fetch_aliases),
             toolchain_aliases=dict(definitions._toolchain_aliases),
             consumers=_raw(consumers_of(definitions)),

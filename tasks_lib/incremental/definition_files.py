@@ -20,7 +20,7 @@ from tasks_lib.host import machine_platform
 from tasks_lib.incremental.definition_cache import CachedFiles, DefinitionCache, definitions_of
 from tasks_lib.incremental.marks import roots, unchanged
 from tasks_lib.incremental.resources import ReferencedFiles
-from tasks_lib.layout import KINDS, Layout, find_layout
+from tasks_lib.layout import Layout, find_layout
 from tasks_lib.units import format_size
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class _Loading:
     def _sources(self) -> Iterator[SourceFile]:
         """Yield the definition files, each `kind.yml` before the others of its kind."""
         layout = self._layout
-        for kind in (layout.kind,) if layout.kind else KINDS:
+        for kind in (layout.kind,) if layout.kind else layout.kinds:
             files = [layout.taken] if layout.kind else self._files(kind)
             for source in self._of_kind(kind, files):
                 self._count += 1

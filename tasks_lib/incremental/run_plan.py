@@ -19,7 +19,7 @@ from tasks_lib.fs.system_calls import boot_identity
 from tasks_lib.host import platform_name
 from tasks_lib.incremental import snapshot as snapshots
 from tasks_lib.incremental.marks import look_at, unchanged
-from tasks_lib.incremental.selection import Names, affected, closure, digests, owner_of
+from tasks_lib.incremental.selection import PLACES, Names, affected, closure, digests, no_names, owner_of
 from tasks_lib.incremental.snapshot import Snapshot, SnapshotHead, SnapshotRow
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class RunPlan(Observations):
         is_noop: whether nothing changed, so that no task is loaded.
         up_to_date: names of the tasks that are known to be up to date and are not loaded.
         notes: what is not confirmed about the output of some of them.
-        definitions: names of the fetches and toolchains to load; None for all.
+        definitions: names of the definitions to load; None for all.
     """
 
     def __init__(self, inputs: Inputs, path: Path, head: SnapshotHead, before: Snapshot | None, loaded_ns: int) -> None:
@@ -128,12 +128,11 @@ class RunPlan(Observations):
     def _narrow(self, names: Names, definitions: Definitions, before: Snapshot) -> None:
         """Load only the named definitions with their dependencies; the tasks of all others are up to date."""
         wanted = closure(definitions, *names)
-        if sum(map(len, wanted)) > _MOST * (len(definitions.fetches) + len(definitions.toolchains)):
+        if sum(map(len, wanted)) > _MOST * sum(map(len, definitions.kinds.values())):
             return
         for name, row in before.rows().items():
             kind, owner = owner_of(name)
-            known = definitions.fetches if kind == "fetch" else definitions.toolchains
-            if owner in known and owner not in wanted[0 if kind == "fetch" else 1]:
+            if kind and owner in definitions.kinds[kind] and owner not in wanted[PLACES[kind]]:
                 self._rows[name] = row
         self.up_to_date, self.definitions = list(self._rows), wanted
         self.notes = {name: row.note for name, row in self._rows.items() if row.note}
@@ -178,7 +177,7 @@ def plan_run(
         return plan
     same, changed = unchanged(before.marks, inputs.roots), before.changed()
     if same and not (changed or before.open):
-        plan.is_noop, plan.up_to_date, plan.definitions = True, before.names, ({}, {})
+        plan.is_noop, plan.up_to_date, plan.definitions = True, before.names, no_names()
         plan.notes = before.notes
         return plan
     definitions = inputs.definitions

@@ -8,18 +8,22 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tasks_lib.graph.names import GROUPS, is_glob
 
 if TYPE_CHECKING:
-    from tasks_lib.definitions import Definitions
+    from tasks_lib.definitions import Definitions, Image, Toolchain
     from tasks_lib.incremental.definition_cache import DefinitionCache
     from tasks_lib.incremental.snapshot import Snapshot
     from tasks_lib.settings import Settings
 
-#: Names of fetches and of toolchains, in order.
-Names = tuple[dict[str, None], dict[str, None]]
+#: Names of fetches, toolchains and images, in order.
+Names = tuple[dict[str, None], dict[str, None], dict[str, None]]
+#: The digests of definitions by name, as `Names`.
+Digests = tuple[dict[str, bytes], dict[str, bytes], dict[str, bytes]]
+#: Kind -> its place in `Names`.
+PLACES: Final = {"fetch": 0, "toolchain": 1, "image": 2}
 
 
 def owner_of(task: str) -> tuple[str, str]:
@@ -28,7 +32,9 @@ def owner_of(task: str) -> tuple[str, str]:
     if group not in GROUPS or not rest:
         return "", ""
     name, _, inner = rest.partition("/")
-    return ("toolchain" if inner or group == "toolchain" else "fetch"), name
+    if group in ("toolchain", "image"):
+        return group, name
+    return ("toolchain" if inner else "fetch"), name
 
 
 def reached(begin: Iterable[str], leads_to: Callable[[str], Iterable[str]]) -> Iterator[str]:
@@ -49,9 +55,14 @@ def needed(tasks: Mapping[str, Any], selected: Iterable[str]) -> Iterator[Any]:
         yield tasks[name]
 
 
-def digests(definitions: Definitions) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """Return a short digest of each cached fetch and toolchain."""
-    return _digests(definitions.fetches), _digests(definitions.toolchains)
+def digests(definitions: Definitions) -> Digests:
+    """Return a short digest of each cached definition."""
+    return _digests(definitions.fetches), _digests(definitions.toolchains), _digests(definitions.images)
+
+
+def no_names() -> Names:
+    """Return no names of any kind."""
+    return {}, {}, {}
 
 
 def _digests(one: Mapping[str, Any]) -> dict[str, bytes]:
@@ -63,35 +74,31 @@ def _digests(one: Mapping[str, Any]) -> dict[str, bytes]:
 
 def affected(stamp: Snapshot, changed: list[int], definitions: Definitions, definition_cache: bytes) -> Names:
     """Return the definitions of which any task may be out of date."""
-    found: Names = ({}, {})
+    found = no_names()
     touched = {*stamp.open, *(stamp.touched(changed) if changed else ())}
     if stamp.definition_cache != definition_cache:
-        others = _others(stamp, definitions)
-        found[0].update(dict.fromkeys(others[0]))
-        found[1].update(dict.fromkeys(others[1]))
+        for names, others in zip(found, _others(stamp, definitions), strict=True):
+            names.update(dict.fromkeys(others))
         touched |= {task for task in stamp.names if _is_one_of(task, found)}
     for task in _with_dependents(stamp, touched):
         kind, name = owner_of(task)
         if kind:
-            found[0 if kind == "fetch" else 1][name] = None
-    known = definitions.fetches, definitions.toolchains
-    return (
-        {name: None for name in found[0] if name in known[0]},
-        {name: None for name in found[1] if name in known[1]},
-    )
+            found[PLACES[kind]][name] = None
+    for names, known in zip(found, definitions.kinds.values(), strict=True):
+        for name in [name for name in names if name not in known]:
+            del names[name]
+    return found
 
 
-def _others(stamp: Snapshot, definitions: Definitions) -> tuple[set[str], set[str]]:
-    """Return the definitions that were changed, added or removed."""
-    changed = []
+def _others(stamp: Snapshot, definitions: Definitions) -> Iterator[set[str]]:
+    """Yield the definitions of each kind that were changed, added or removed."""
     for before, now in zip(stamp.digests(), digests(definitions), strict=True):
-        changed.append({name for name in before.keys() | now.keys() if before.get(name) != now.get(name)})
-    return changed[0], changed[1]
+        yield {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
 
 
 def _is_one_of(task: str, names: Names) -> bool:
     kind, name = owner_of(task)
-    return bool(kind) and name in names[0 if kind == "fetch" else 1]
+    return bool(kind) and name in names[PLACES[kind]]
 
 
 def _with_dependents(stamp: Snapshot, tasks: set[str]) -> Iterable[str]:
@@ -107,13 +114,13 @@ def owners(
     definitions: Definitions, settings: Settings, definition_cache: DefinitionCache, words: Iterable[str]
 ) -> Names | None:
     """Return the definitions whose tasks are named or match a glob, None when a word may mean other tasks."""
-    names: Names = ({}, {})
+    names = no_names()
     for word in words:
         meant = _matching(definitions, definition_cache, word) if is_glob(word) else _named(definitions, settings, word)
         if not any(meant) and not is_task_glob(word):
             return None
-        names[0].update(meant[0])
-        names[1].update(meant[1])
+        for known, new in zip(names, meant, strict=True):
+            known.update(new)
     return names
 
 
@@ -124,12 +131,11 @@ def is_task_glob(word: str) -> bool:
 
 def _named(definitions: Definitions, settings: Settings, word: str) -> Names:
     kind, name = owner_of(word)
-    names: Names = ({}, {})
+    names = no_names()
     for one in [name] if kind else [word, *_in_path(settings, word)]:
-        if one in definitions.fetches and kind != "toolchain":
-            names[0][one] = None
-        if one in definitions.toolchains and kind != "fetch":
-            names[1][one] = None
+        for other, known in definitions.kinds.items():
+            if one in known and kind in ("", other):
+                names[PLACES[other]][one] = None
     return names
 
 
@@ -145,7 +151,7 @@ def _matching(definitions: Definitions, definition_cache: DefinitionCache, glob:
     `repack:x*` returns every fetch with such a name.
     """
     match = re.compile(fnmatch.translate(glob)).match
-    names: Names = ({}, {})
+    names = no_names()
     if any(map(match, GROUPS)) or ("/" in glob and not is_task_glob(glob)):
         return names
     fixed = _fixed(glob)
@@ -153,14 +159,16 @@ def _matching(definitions: Definitions, definition_cache: DefinitionCache, glob:
         start = f"{group}:"
         if not (start.startswith(fixed) or fixed.startswith(start)):
             continue
-        at, known = (1, definitions.toolchains) if group == "toolchain" else (0, definitions.fetches)
-        names[at].update((name, None) for name in known if match(start + name))
+        kind = group if group in PLACES else "fetch"
+        names[PLACES[kind]].update((name, None) for name in definitions.kinds[kind] if match(start + name))
         if group == "extract":
             names[1].update(
                 (user, None)
                 for need, users in definition_cache.consumers.items()
-                for user in users
-                if user in definitions.toolchains and match(f"{start}{user}/{need.partition(':')[2]}")
+                for kind, user in map(owner_of, users)
+                if kind == "toolchain"
+                and user in definitions.toolchains
+                and match(f"{start}{user}/{need.partition(':')[2]}")
             )
     return names
 
@@ -175,23 +183,29 @@ def _in_path(settings: Settings, word: str) -> list[str]:
     return []
 
 
-def closure(definitions: Definitions, fetches: Iterable[str], toolchains: Iterable[str]) -> Names:
+def closure(
+    definitions: Definitions, fetches: Iterable[str], toolchains: Iterable[str], images: Iterable[str] = ()
+) -> Names:
     """Return these definitions and everything that they consume or depend on."""
 
-    def consumed(name: str, kind: str) -> list[str]:
-        toolchain = definitions.toolchains[name]
+    def consumed(consumer: Toolchain | Image, kind: str) -> list[str]:
         kept = definitions.fetch if kind == "fetch" else definitions.toolchain
-        before = [other for one, other in toolchain.dependencies if one == kind]
-        return before + [kept(entry.name).name for entry in toolchain.fetches if entry.kind == kind]
+        before = [other for one, other in consumer.dependencies if one == kind]
+        return before + [kept(entry.name).name for entry in consumer.fetches if entry.kind == kind]
 
-    found = dict.fromkeys(reached(toolchains, lambda name: consumed(name, "toolchain")))
-    return dict.fromkeys([*fetches, *(one for name in found for one in consumed(name, "fetch"))]), found
+    chosen = dict.fromkeys(images)
+    users = [definitions.images[name] for name in chosen]
+    begin = [*toolchains, *(name for user in users for name in consumed(user, "toolchain"))]
+    found = dict.fromkeys(reached(begin, lambda name: consumed(definitions.toolchains[name], "toolchain")))
+    consumers: list[Toolchain | Image] = [*users, *(definitions.toolchains[name] for name in found)]
+    return dict.fromkeys([*fetches, *(one for user in consumers for one in consumed(user, "fetch"))]), found, chosen
 
 
 def in_order(definitions: Definitions, names: Names) -> Names:
     """Return the names in the order of the definitions, in which a glob lists what it matches."""
-    fetches, toolchains = names
+    fetches, toolchains, images = names
     return (
         {name: None for name in definitions.fetches if name in fetches},
         {name: None for name in definitions.toolchains if name in toolchains},
+        {name: None for name in definitions.images if name in images},
     )

@@ -14,7 +14,7 @@ import os
 import posixpath
 import struct
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -26,7 +26,7 @@ from tasks_lib.incremental.marks import RACY, entries_of, signs_of
 if TYPE_CHECKING:
     from tasks_lib.incremental.definition_cache import DefinitionCache
 
-_MAGIC: Final = b"doit-fetch stamp 4\n"
+_MAGIC: Final = b"doit-fetch stamp 5\n"
 #: The sizes of all parts of the file but the last.
 _SIZES: Final = struct.Struct("5Q")
 
@@ -88,14 +88,13 @@ class Snapshot(NamedTuple):
             at += count
         return found
 
-    def digests(self) -> tuple[dict[str, bytes], dict[str, bytes]]:
-        """Return the digests of the fetches and of the toolchains when the snapshot was written."""
-        fetches, toolchains, _ = _unpacked(self.more)
-        return fetches, toolchains
+    def digests(self) -> Sequence[dict[str, bytes]]:
+        """Return the digests of the definitions of each kind when the snapshot was written."""
+        return _unpacked(self.more)[0]
 
     def rows(self) -> dict[str, SnapshotRow]:
         """Return the rows by task name."""
-        made, paths, signs = _unpacked(self.more)[2], self.paths, self.signs
+        made, paths, signs = _unpacked(self.more)[1], self.paths, self.signs
         return {
             task: SnapshotRow(
                 needs,
@@ -109,7 +108,7 @@ class Snapshot(NamedTuple):
     def touched(self, changed: Iterable[int]) -> set[str]:
         """Return the tasks that depend on any of these files."""
         places = frozenset(changed)
-        return {task for task, (_, at) in _unpacked(self.more)[2].items() if not places.isdisjoint(at)}
+        return {task for task, (_, at) in _unpacked(self.more)[1].items() if not places.isdisjoint(at)}
 
 
 def _different(paths: list[str], signs: list[int], start: int) -> list[int]:
@@ -119,10 +118,8 @@ def _different(paths: list[str], signs: list[int], start: int) -> list[int]:
     return [start + at for at, (one, two) in enumerate(zip(now, signs, strict=True)) if one != two]
 
 
-def _unpacked(more: bytes) -> tuple[dict[str, bytes], dict[str, bytes], _Rows]:
-    found: tuple[dict[str, bytes], dict[str, bytes], _Rows] = _msgpack().decode(
-        more, type=tuple[dict[str, bytes], dict[str, bytes], _Rows]
-    )
+def _unpacked(more: bytes) -> tuple[list[dict[str, bytes]], _Rows]:
+    found: tuple[list[dict[str, bytes]], _Rows] = _msgpack().decode(more, type=tuple[list[dict[str, bytes]], _Rows])
     return found
 
 
@@ -191,7 +188,7 @@ def write(
     path: Path,
     head: SnapshotHead,
     definition_cache: DefinitionCache,
-    digests: tuple[Mapping[str, bytes], Mapping[str, bytes]],
+    digests: Sequence[Mapping[str, bytes]],
     rows: Mapping[str, SnapshotRow],
     wanted: Iterable[str],
     before: Snapshot | None = None,
@@ -202,7 +199,7 @@ def write(
         path: of the snapshot.
         head: the facts that must be unchanged for it to be trusted.
         definition_cache: the cache of parsed definitions.
-        digests: of each fetch and each toolchain.
+        digests: of the definitions of each kind.
         rows: of the tasks that are up to date.
         wanted: names of all requested tasks.
         before: the snapshot that this one replaces.
@@ -226,7 +223,7 @@ def write(
     }
     texts = ("\0".join(one).encode("utf-8", "surrogateescape") for one in (first, others, made))
     parts = [json.dumps(known).encode("ascii"), array("Q", [signs[one] for one in places]).tobytes(), *texts]
-    rest: bytes = _msgpack().encode((*map(dict, digests), made))
+    rest: bytes = _msgpack().encode(([*map(dict, digests)], made))
     body = [_SIZES.pack(*map(len, parts)), *parts, rest]
     digest = hashlib.sha256()
     for part in body:

@@ -22,7 +22,7 @@ from tasks_lib.steps.checks import (
     tree_of,
     url_of,
 )
-from tasks_lib.steps.plan import Artifact, Delivery, Plan, ToolchainBuild
+from tasks_lib.steps.plan import Artifact, Delivery, ImageBuild, LayerBuild, Plan, ToolchainBuild
 
 if TYPE_CHECKING:
     from tasks_lib.steps.artifacts import link_artifact, publish_from_cache
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tasks_lib.steps.command import list_variables
     from tasks_lib.steps.extract import clear_worked_fetches, deliver
     from tasks_lib.steps.fetching import fail_refused, fetch, skip_unavailable
+    from tasks_lib.steps.image import build_image, has_layers, lay_out_image, obtain_layers
     from tasks_lib.steps.repacking import repack
     from tasks_lib.steps.toolchain import SKIPPED, build_toolchain
 
@@ -37,9 +38,12 @@ __all__ = [
     "SKIPPED",
     "Artifact",
     "Delivery",
+    "ImageBuild",
+    "LayerBuild",
     "Plan",
     "ToolchainBuild",
     "Verb",
+    "build_image",
     "build_toolchain",
     "clear_worked_fetches",
     "deliver",
@@ -47,16 +51,19 @@ __all__ = [
     "fail_refused",
     "fetch",
     "find_integrity",
+    "has_layers",
     "is_asked",
     "is_built",
     "is_delivered",
     "is_published",
+    "lay_out_image",
     "link_artifact",
     "list_artifact_files",
     "list_build_files",
     "list_delivery_files",
     "list_variables",
     "needs_network",
+    "obtain_layers",
     "publish_from_cache",
     "read_provenance",
     "remove_attempts",
@@ -67,7 +74,7 @@ __all__ = [
 ]
 
 #: Names of the steps that a task runs.
-Verb = Literal["fetch", "repack", "deliver", "build_toolchain", "fail_refused", "skip_unavailable"]
+Verb = Literal["fetch", "repack", "deliver", "build_toolchain", "build_image", "fail_refused", "skip_unavailable"]
 #: Name -> module of what is imported on first use.
 _MODULES: Final = {
     "fail_refused": "fetching",
@@ -79,6 +86,10 @@ _MODULES: Final = {
     "deliver": "extract",
     "clear_worked_fetches": "extract",
     "build_toolchain": "toolchain",
+    "build_image": "image",
+    "has_layers": "image",
+    "lay_out_image": "image",
+    "obtain_layers": "image",
     "list_variables": "command",
     "SKIPPED": "toolchain",
     "remove_attempts": "attempt",

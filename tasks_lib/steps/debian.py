@@ -74,7 +74,7 @@ def fetch_packages(context: Context, definition: Fetch, source: Debian, artifact
 def _make_repository(
     context: Context, definition: Fetch, source: Debian, artifact: Artifact, progress: Progress
 ) -> None:
-    lock = _load_lock(context, source, artifact)
+    lock = load_lock(context, source, artifact)
     packages = sorted(list_package_members(source, lock).values(), key=lambda one: one.path.encode())
     obtain_indexes(context, definition, source, lock, progress, hint=_advise(definition))
     paragraphs = find_paragraphs(lock, lambda index: read_cached_index(context, source, index))
@@ -149,7 +149,7 @@ def read_cached_index(context: Context, source: Debian, index: LockedIndex) -> I
         yield from read_index(file, index, context.limits(source.archive))
 
 
-def _load_lock(context: Context, source: Debian, artifact: Artifact) -> Lock:
+def load_lock(context: Context, source: Debian, artifact: Artifact) -> Lock:
     """Return the lock of a definition, which is the one that the key of its artifact covers.
 
     Raises:

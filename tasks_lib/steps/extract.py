@@ -110,7 +110,7 @@ def compare_delivery(context: Context, delivery: Delivery, progress: Progress) -
     name = delivery.artifact.path.name
     with context.cache.open(integrity) as file:
         limits = context.limits(delivery.limits)
-        archive = _format_of(delivery, file, limits)
+        archive = format_of(delivery, file, limits)
         return Extraction(delivery.destination, delivery.record).differences(
             file, name=name, format=archive, reshape=delivery.reshape, limits=limits, progress=progress
         )
@@ -135,7 +135,7 @@ def _fill(
 ) -> None:
     name, reshape = delivery.artifact.path.name, delivery.reshape
     limits = context.limits(delivery.limits)
-    archive = _format_of(delivery, file, limits)
+    archive = format_of(delivery, file, limits)
     if archive is None:
         wanted = (delivery.entry.kind, delivery.entry.delivery) == ("fetch", "extract") and not reshape.executable
         if wanted and (warning := explain_placed(file, name, limits) or _explain_not_extracted(name, file)):
@@ -156,7 +156,7 @@ def _fill(
     )
 
 
-def _format_of(delivery: Delivery, file: BinaryIO, limits: Limits) -> str | None:
+def format_of(delivery: Delivery, file: BinaryIO, limits: Limits) -> str | None:
     """Return the format in which an artifact is extracted, None if it is placed as it is."""
     if delivery.entry.delivery != "extract":
         return None

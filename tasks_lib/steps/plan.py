@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -22,12 +21,16 @@ from tasks_lib.definitions import (
     Git,
     GpgSignature,
     Hg,
+    Image,
+    ImageLayer,
     StaticUrl,
     Toolchain,
 )
 from tasks_lib.digest import Digest, Integrity
+from tasks_lib.errors import escape_text
 from tasks_lib.formats import TREE_VERSION, UNCHANGED, Reshape, describe_not_extracted, format_from_name
 from tasks_lib.fs.fingerprint import Fingerprint
+from tasks_lib.platforms import parse_platform
 
 #: Directory, inside a toolchain's own, with the manifests of its fetches.
 RECORDS: Final = ".fetches"
@@ -141,6 +144,56 @@ class ToolchainBuild(msgspec.Struct, frozen=True, kw_only=True):
         return self.directory / "run.log"
 
 
+class RootBuild(msgspec.Struct, frozen=True, kw_only=True):
+    """A root file system: the packages of a repository for one architecture of Debian.
+
+    `program` is the path of mmdebstrap, "" if it is missing.
+    """
+
+    source: Debian
+    repository: Artifact
+    architecture: str
+    program: str
+
+
+class LayerBuild(msgspec.Struct, frozen=True, kw_only=True):
+    """A layer of an image: the root file system `root`, or `deliveries` into the directory `dest` of it.
+
+    `platform` is that of the toolchain whose output it has, "any" without one. `what` describes it in messages.
+    """
+
+    key: str
+    what: str
+    dest: str = ""
+    deliveries: tuple[Delivery, ...] = ()
+    root: RootBuild | None = None
+    platform: str = "any"
+
+    @property
+    def program(self) -> str:
+        """The path of the program that makes it, "" for none."""
+        return self.root.program if self.root else ""
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """What it is made from."""
+        return [*([self.root.repository] if self.root else []), *(one.artifact for one in self.deliveries)]
+
+
+class ImageBuild(msgspec.Struct, frozen=True, kw_only=True):
+    """An image with its layers, the lowest one first.
+
+    `machine` is a word of uname(1), `created_s` in seconds since 1970, None for the date of the lowest layer.
+    """
+
+    image: Image
+    key: str
+    layers: tuple[LayerBuild, ...]
+    output: Artifact
+    machine: str
+    created_s: int | None
+
+
 class Files(Protocol):
     """The files that definitions refer to."""
 
@@ -176,6 +229,7 @@ class Plan:
         writer_version: str,
         files: Files,
         host: recipe.Host,
+        image_defaults: recipe.ImageDefaults = recipe.ImageDefaults(),  # noqa: B008  # immutable
     ) -> None:
         """Create the plan.
 
@@ -186,6 +240,7 @@ class Plan:
             writer_version: version of the archive writer, `Context.writer_version`.
             files: reads scripts, resources and key files.
             host: where the commands of toolchains run.
+            image_defaults: what the definitions of images do not say.
         """
         self.definitions = definitions
         self.writer_version = writer_version
@@ -196,7 +251,9 @@ class Plan:
         self._to_artifacts = os.path.join(os.pardir, os.path.relpath(self._artifacts, self._links))  # noqa: PTH118
         self._last: tuple[Fetch, Artifact] | None = None  # the graph requests each fetch three times
         self.files, self._host = files, host
+        self._image_defaults = image_defaults
         self.preparation = lru_cache(maxsize=None)(self._preparation)
+        self.image = lru_cache(maxsize=None)(self._image)
 
     def _artifact(self, name: str, key: str, file_name: str, task: str, integrity: Integrity | None = None) -> Artifact:
         inner = f"{name}/{key[:16]}/{file_name}"
@@ -221,8 +278,7 @@ class Plan:
         task = f"fetch:{fetch.name}"
         if isinstance(source, Git | Hg):
             key = recipe.commit_key(source)
-            content = commit_record(source)
-            integrity = Integrity(size=len(content), digest=Digest.sha256(hashlib.sha256(content).hexdigest()))
+            integrity = Integrity.of(commit_record(source))
             made = self._artifact(fetch.name, key, f"{fetch.name}.commit", task, integrity)
             return msgspec.structs.replace(made, link=None)
         if isinstance(source, Debian):
@@ -266,6 +322,13 @@ class Plan:
             output = self.preparation(name).output
             if output is not None:
                 yield output
+        for name in self.definitions.images:
+            yield self.image(name).output
+
+    def layers(self) -> Iterator[LayerBuild]:
+        """Yield the layers of all images."""
+        for name in self.definitions.images:
+            yield from self.image(name).layers
 
     def can_extract(self, fetch: Fetch) -> bool:
         """Return whether `extract:NAME` exists: the artifact is declared an archive, or is changed when placed."""
@@ -324,6 +387,46 @@ class Plan:
             host=self._host,
         )
 
+    def _image(self, name: str) -> ImageBuild:
+        image = self.definitions.images[name]
+        base = self._root(image.base) if image.base else None
+        layers = (*([base] if base else []), *(self._layer(layer) for layer in image.layers))
+        machine, created_s = self._image_defaults.machine, self._image_defaults.created_s
+        if base is not None and base.root is not None:
+            machine = _machine_of(base.root.architecture)
+        keys = [layer.key for layer in layers]
+        key = recipe.image_key(image, layers=keys, machine=machine, created_s=created_s)
+        output = self._artifact(name, key, image.artifact_name, f"image:{name}")
+        fetch, toolchain = self.definitions.fetches.get(name), self.definitions.toolchains.get(name)
+        if image.artifact_name in (fetch and fetch.published_name, toolchain and toolchain.artifact_name):
+            output = msgspec.structs.replace(output, link=None)  # the link of that definition has this path
+        return ImageBuild(image=image, key=key, layers=layers, output=output, machine=machine, created_s=created_s)
+
+    def _root(self, base: str) -> LayerBuild:
+        """Return the root file system of a base, for this machine if the base has packages for it."""
+        fetch, defaults = self.definitions.fetch(base), self._image_defaults
+        source, repository = fetch.source, self.published(fetch)
+        if not isinstance(source, Debian):
+            raise AssertionError(f"{base} has no packages: `definitions` rejects that")
+        own = [one for one in source.architectures if _machine_of(one) == defaults.machine]
+        architecture = (own or source.architectures)[0]
+        version, program = defaults.find_builder()
+        key = recipe.root_key(repository.key, architecture=architecture, builder=version)
+        root = RootBuild(source=source, repository=repository, architecture=architecture, program=program)
+        return LayerBuild(key=key, what=f"root file system of {fetch.name}", root=root)
+
+    def _layer(self, layer: ImageLayer) -> LayerBuild:
+        root = Path("/", layer.dest)
+        deliveries = tuple(self._delivery(root, entry) for entry in layer.fetches)
+        is_output = any(entry.kind == "toolchain" for entry in layer.fetches)
+        return LayerBuild(
+            key=recipe.layer_key(layer.dest, [one.key for one in deliveries], version=self.writer_version),
+            what=f"layer {escape_text(str(root))}",
+            dest=layer.dest,
+            deliveries=deliveries,
+            platform=self._host.platform if is_output else "any",
+        )
+
     def _env(self, toolchain: Toolchain) -> dict[str, str]:
         """Return the variables that a definition sets, and below them those of the toolchains among its fetches.
 
@@ -369,6 +472,11 @@ class Plan:
             reshape=reshape,
             worked=directory / WORKED,
         )
+
+
+def _machine_of(architecture: str) -> str:
+    """Return the machine that Debian's name of an architecture means, in words of uname(1)."""
+    return parse_platform(f"linux-{architecture}").partition("-")[2] or architecture
 
 
 def commit_record(source: Git | Hg) -> bytes:

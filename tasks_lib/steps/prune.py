@@ -98,6 +98,7 @@ def find_referenced(context: Context, roots: Iterable[Root]) -> Referenced:
             artifacts.add("/".join(artifact.path.parts[-3:]))
             if artifact.integrity is not None:
                 digests.add(artifact.integrity.digest.hex)
+        keys.update(layer.key for layer in plan.layers())
         for fetch in plan.definitions.fetches.values():
             if isinstance(fetch.source, StaticUrl):
                 keys |= list_evidence_keys(fetch.source)

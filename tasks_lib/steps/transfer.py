@@ -35,8 +35,13 @@ class SharedItem(NamedTuple):
     platform: str = ANY_PLATFORM
 
 
-def list_shared_items(plan: Plan, fetches: Iterable[str], toolchains: Iterable[str]) -> Iterator[SharedItem]:
-    """Yield what the definitions share: each download, each repacked archive or commit, each output."""
+def list_shared_items(
+    plan: Plan, fetches: Iterable[str], toolchains: Iterable[str], images: Iterable[str] = ()
+) -> Iterator[SharedItem]:
+    """Yield what the definitions share: each download, each repacked archive or commit, each output, each layer.
+
+    The archive of an image has the bytes of its layers again, and is made from them.
+    """
     definitions = plan.definitions
     for name in fetches:
         fetch = definitions.fetches[name]
@@ -52,6 +57,8 @@ def list_shared_items(plan: Plan, fetches: Iterable[str], toolchains: Iterable[s
         preparation = plan.preparation(name)
         if preparation.output is not None:
             yield SharedItem(preparation.key, preparation.output.path.name, None, preparation.host.platform)
+    layers = ((name, layer) for name in images for layer in plan.image(name).layers)
+    yield from (SharedItem(layer.key, f"{layer.what} of {name}", None, layer.platform) for name, layer in layers)
 
 
 def _list_packages(plan: Plan, fetch: Fetch, source: Debian) -> Iterator[SharedItem]:

@@ -26,6 +26,7 @@ from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.cache.trees import Trees
 from tasks_lib.context import Context
 from tasks_lib.definitions import Debian
+from tasks_lib.digest import Integrity
 from tasks_lib.errors import CacheError, FetchError, SettingError
 from tasks_lib.fs.system_calls import usable_cores
 from tasks_lib.layout import find_artifact_task
@@ -137,6 +138,14 @@ class Verification:
         """Return task name -> the artifact that it builds."""
         return {artifact.task: artifact for artifact in self.plan.artifacts()}
 
+    def _layers(self) -> Iterator[tuple[str, str, Integrity]]:
+        """Yield task, key and integrity of each layer that the cache knows."""
+        for name in self.plan.definitions.images:
+            for layer in self.plan.image(name).layers:
+                result = self.context.cache.result(layer.key)
+                if result is not None:
+                    yield f"image:{name}", layer.key, result.integrity
+
     def _needed(self) -> Mapping[str, list[str]]:
         """Return name of a blob or key of a result -> the tasks that need it."""
         needed = defaultdict(list)
@@ -148,6 +157,9 @@ class Verification:
         for task, members in self._members().items():
             for member in members:
                 needed[member.integrity.digest.hex].append(task)
+        for task, key, integrity in self._layers():
+            needed[key].append(task)
+            needed[integrity.digest.hex].append(task)
         return needed
 
     def _members(self) -> dict[str, list[Member]]:
@@ -365,6 +377,8 @@ def rebuild(context: Context, plan: Plan, task: str, progress: Progress) -> None
             steps.repack(context, definition, origin, packed, progress)
     elif kind == "extract":
         _redeliver(context, plan, list_deliveries(plan)[task], progress)
+    elif kind == "image":
+        _rebuild_image(context, plan, name, progress)
     else:
         preparation = plan.preparation(name)
         for one in preparation.deliveries:
@@ -373,6 +387,14 @@ def rebuild(context: Context, plan: Plan, task: str, progress: Progress) -> None
         skipped = steps.build_toolchain(context, preparation, progress)
         if skipped:
             raise CacheError(f"the command was skipped: {skipped}")
+
+
+def _rebuild_image(context: Context, plan: Plan, name: str, progress: Progress) -> None:
+    build = plan.image(name)
+    for layer in build.layers:
+        for artifact in layer.artifacts:
+            _ensure_artifact(context, plan, artifact, progress)
+    steps.build_image(context, build, progress)
 
 
 def _redeliver(context: Context, plan: Plan, delivery: Delivery, progress: Progress) -> None:
