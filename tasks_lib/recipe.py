@@ -135,7 +135,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 #: Contents whose keys are remembered: a download needs its key several times.
-_REMEMBERED: Final = 1024
+_REMEMBERED: Final = 4096
 
 
 def _key(kind: str, *parts: str) -> str:

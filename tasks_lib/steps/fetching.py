@@ -62,7 +62,7 @@ def _is_due(context: Context, source: StaticUrl) -> bool:
 
 
 def _fetch_url(context: Context, name: str, source: StaticUrl, artifact: Artifact, progress: Progress) -> None:
-    if context.sources.obtain(build_request(context, name, source), progress):
+    if context.sources.obtain(build_request(context, name, source, artifact), progress):
         context.fetched.add((source.integrity.digest.hex, source.url))
     if source.vouchers:
         from tasks_lib.steps.signatures import verify_signatures  # slow to import, needed only with signatures
@@ -74,8 +74,8 @@ def _fetch_url(context: Context, name: str, source: StaticUrl, artifact: Artifac
     publish(context, source.integrity, artifact)
 
 
-def build_request(context: Context, name: str, source: StaticUrl) -> Request:
-    """Return what to download for a source, with the name that messages use."""
+def build_request(context: Context, name: str, source: StaticUrl, artifact: Artifact | None = None) -> Request:
+    """Return what to download for a source, with the name that messages use, and the artifact that it becomes."""
     places = source.places
     return Request(
         name=name,
@@ -86,6 +86,7 @@ def build_request(context: Context, name: str, source: StaticUrl) -> Request:
         strict=frozenset(place.url for place in places if place.go_on == "not-found"),
         refused={place.url: place.refused for place in places if place.refused},
         by_digest=frozenset(place.url for place in places if place.by == "content"),
+        artifact=artifact.path if artifact is not None and not source.vouchers else None,
     )
 
 
