@@ -661,6 +661,24 @@ def test_files_together_as_one_by_one(name: str) -> None:
     assert read_entries(data, together=True, **options) == read_entries(data, together=False, **options)
 
 
+#: What follows a group -> bytes of the archive, and options.
+AFTER_GROUPS: dict[str, tuple[bytes, dict[str, Any]]] = {
+    "a directory and what is in it, stripped": (tar([Member("a/b/c"), Member("d/", kind=b"5"), *MANY]), {"strip": 2}),
+    "the same with a dot": (tar([Member("a/b/c"), Member("./", kind=b"5"), *MANY]), {"strip": 2}),
+    "a file that is named like a directory": (tar([Member("d/."), *MANY]), {}),
+    "a damaged header": (tar(MANY)[:-10240] + b"\xff" * 1024, {}),
+    "bytes after the end": (tar(MANY) + b"x", {}),
+}
+
+
+@pytest.mark.parametrize("name", AFTER_GROUPS)
+def test_files_together_as_with_the_full_rules(name: str) -> None:
+    """Groups end as single entries do; a limit below the length of a name field keeps the reader from making any."""
+    data, options = AFTER_GROUPS[name]
+    expected = read_entries(data, together=False, max_component_bytes=99, **options)
+    assert read_entries(data, together=True, **options) == expected
+
+
 def test_files_are_read_together() -> None:
     """The files of a directory arrive together, except for the first one, which follows the full rules."""
     groups: list[int] = []

@@ -233,7 +233,9 @@ def keep_dot_components(path: bytes, name: bytes, strip: int) -> bytes:
     Normalization removes these components, but stripping counts them: `./top/x` without its first component is
     `top/x`. Source: Taskgraph, fetch-content, `name.split("/")`; GNU tar does the same except for doubled slashes.
     """
-    dropped = sum(part in (b"", b".") for part in name.split(b"/")[:strip]) if strip else 0
+    # the final slash of a directory begins no component: what is in it has its own name there
+    parts = name.removesuffix(b"/").split(b"/")[:strip] if strip else ()
+    dropped = sum(part in (b"", b".") for part in parts)
     return (b"./" * dropped + path).rstrip(b"/") if dropped else path
 
 

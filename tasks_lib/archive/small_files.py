@@ -68,12 +68,15 @@ class SmallFileReader:
         # the previous entry's directory (or the entry itself if it is one), the prefix of raw names in that directory,
         # and the second part of a plain file's header
         self._directory = self._start = self._tail = b""
+        self.last = b""  # the name of the last file that `read` returned
 
     def remember(self, block: bytes, name: bytes, path: bytes, what: str) -> None:
         """Remember what the next files may share with the entry of the header `block`."""
         if what == FILE and block[156:157] == b"0" and not block[345]:
             self._tail = block[156:]
-        if what == FILE:
+        if what == FILE and name.endswith(b"/."):  # the file `d/.` is `d`, so that what is below `d/` is not beside it
+            self._tail = b""
+        elif what == FILE:
             self._start, self._directory = name[: name.rfind(b"/") + 1], path.rpartition(b"/")[0]
         elif what == DIRECTORY:
             self._start, self._directory = name.removesuffix(b"/") + b"/", path
@@ -111,4 +114,7 @@ class SmallFileReader:
             found.append((plain[1], size, executable, base + at, view[content : content + size]))
             at = following
         stream.at = at
-        return SmallFiles(found, self._directory) if found else None
+        if not found:
+            return None
+        self.last = start + found[-1][0]
+        return SmallFiles(found, self._directory)

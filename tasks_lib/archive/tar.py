@@ -90,6 +90,7 @@ class TarReader:
             if pending:
                 pending = PendingExtensions()
             elif (files := self._small_files.read(self._stream)) is not None:
+                self.last = self._small_files.last
                 yield files
         if pending:
             raise damaged_archive("an extension header without an entry", "DANGLING", offset=self._stream.offset)
