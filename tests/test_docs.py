@@ -366,6 +366,13 @@ def test_blocks_are_run() -> None:
         assert not [block for block in blocks(page) if block.language in ("bash", "shell") and not block.title]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks_can_be_pasted_into_one_shell(page: Path) -> None:
+    """No block but the last leaves the shell in another directory than the next one expects."""
+    commands = [block.text for block in blocks(page) if block.language == "sh" and not block.title]
+    assert not re.search(r"^cd ", "".join(commands[:-1]), re.MULTILINE)
+
+
 def test_pages_that_are_named_exist() -> None:
     """A page that the text of another one, the README or the code names exists."""
     sources = [*DOCS.rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "tasks_lib").rglob("*.py")]
