@@ -163,7 +163,7 @@ EDITS: dict[str, tuple[Callable[[Line], Line], type[FetchError], str]] = {
     "size": (lambda one: _with(one, size=7), LockMismatchError, "expected size '7'"),
     "source": (lambda one: _with(one, source="x"), LockMismatchError, "expected source 'x', the index has 'libgreet'"),
     "architecture": (lambda one: _with(one, architecture="all"), LockMismatchError, "expected architecture 'all'"),
-    "unknown path": (lambda one: _with(one, path="pool/x.deb"), LockMismatchError, "no index of stable lists pool/x.deb"),
+    "unknown path": (lambda one: _with(one, path="pool/x.deb"), LockMismatchError, "the lock has pool/x.deb, which no index of stable lists"),
     "path of another": (lambda one: _with(one, path=GREET.pool), LockMismatchError, "two packages with the path"),
     "parent": (lambda one: _with(one, path="pool/../../x.deb"), UnsafePathError, "contains the component"),
     "absolute": (lambda one: _with(one, path="/etc/x.deb"), UnsafePathError, "is absolute"),
@@ -201,7 +201,7 @@ def test_an_added_package_is_noticed(top: Path) -> None:
     extra = Deb("zz-extra")
     lock = parse_lock((top / LOCK).read_bytes(), "lock")
     edit(top, packages=(*lock.packages, locked(extra)))
-    refused(top, LockMismatchError, "no index of stable lists pool/main/z/zz-extra")
+    refused(top, LockMismatchError, "pool/main/z/zz-extra.*, which no index of stable lists")
 
 
 def test_a_lock_without_a_suite_is_noticed(top: Path) -> None:
@@ -227,6 +227,14 @@ def test_a_damaged_lock_is_refused(top: Path) -> None:
     refused(top, LockMismatchError, "is not a lock")
 
 
+def test_a_lock_that_is_no_file_is_refused(top: Path) -> None:
+    """A FIFO or a link to a device does not keep a command waiting for its end."""
+    (top / LOCK).unlink()
+    os.mkfifo(top / LOCK)
+    done = doit(top, "fetch:debs")
+    assert (done.returncode, "debs.lock: not a regular file" in done.stdout) == (1, True), done.stdout
+
+
 def test_the_line_of_a_package_needs_the_index_of_its_suite(tmp_path: Path) -> None:
     """A package of one suite is not looked up in the index of another one."""
     one, two = mirror(tmp_path / "one", [GREET]), mirror(tmp_path / "two", [LIBGREET])
@@ -237,7 +245,7 @@ def test_the_line_of_a_package_needs_the_index_of_its_suite(tmp_path: Path) -> N
     assert (fetch(top) / LIBGREET.pool).read_bytes() == LIBGREET.content
     lock = parse_lock((top / LOCK).read_bytes(), "lock")
     edit(top, packages=tuple(msgspec.structs.replace(package, release="stable") for package in lock.packages))
-    with pytest.raises(LockMismatchError, match=r"no index of stable lists pool/main/l/libgreet"):
+    with pytest.raises(LockMismatchError, match=r"pool/main/l/libgreet.*, which no index of stable lists"):
         Project.load(top).fetch("debs")
 
 

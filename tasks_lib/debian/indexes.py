@@ -60,8 +60,10 @@ def find_paragraphs(lock: Lock, read: Callable[[LockedIndex], Iterable[bytes]]) 
                     found.setdefault(package, paragraph)
         missing = next((one for one in wanted.values() if one not in found), None)
         if missing is not None:
-            fault = fault or f"no index of {release.suite} lists {missing.path}"
-            raise LockMismatchError(f"the lock differs from {escape_text(fault)}", hint=_HINT)
+            reason = (
+                f"differs from {fault}" if fault else f"has {missing.path}, which no index of {release.suite} lists"
+            )
+            raise LockMismatchError(f"the lock {escape_text(reason)}", hint=_HINT)
     return found
 
 

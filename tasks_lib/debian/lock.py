@@ -179,7 +179,8 @@ def read_lock_text(path: Path) -> bytes:
     except FileNotFoundError:
         raise LockStaleError(f"the lock {escape_text(str(path))} does not exist", hint=UPDATE) from None
     except OSError as error:
-        raise LockMismatchError(f"cannot read the lock {escape_text(str(path))}: {error.strerror or error}") from error
+        reason = f"cannot read the lock {escape_text(str(path))}: {error.strerror or error}"
+        raise LockMismatchError(reason, hint="restore it, or remove it and run: doit update NAME") from error
     if len(text) > MAX_LOCK_BYTES:
         raise LockMismatchError(f"the lock {escape_text(str(path))} is larger than {format_size(MAX_LOCK_BYTES)}")
     return text

@@ -7,6 +7,7 @@ path, or a directory above them, it describes; `*` stays in one component, `**` 
 from __future__ import annotations
 
 import bisect
+import contextlib
 import hashlib
 import os
 import re
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 
 
 def digest_of(path: str) -> Digest:
-    """Return the digest of a script's or resource's content; a missing file has a digest of its own."""
-    try:
-        with Path(path).open("rb") as file:
-            return Digest.sha256(hashlib.file_digest(file, "sha256").hexdigest())
-    except OSError:
-        return Digest.sha256(hashlib.sha256(b"missing:" + os.fsencode(path)).hexdigest())
+    """Return the digest of a script's or resource's content; what is missing or not a file has one of its own."""
+    with contextlib.suppress(OSError):
+        if os.path.isfile(path):  # noqa: PTH113  # a FIFO or device would never end
+            with Path(path).open("rb") as file:
+                return Digest.sha256(hashlib.file_digest(file, "sha256").hexdigest())
+    return Digest.sha256(hashlib.sha256(b"missing:" + os.fsencode(path)).hexdigest())
 
 
 class _Match(NamedTuple):
