@@ -303,6 +303,16 @@ def test_layer_that_hides_another(name: str, tmp_path: Path) -> None:
     assert "Traceback" not in found.stdout
 
 
+def test_an_option_of_one_archive_does_not_choose_among_two(tmp_path: Path) -> None:
+    """`duplicates: last` of a fetch does not let a layer have two entries of one name."""
+    root = project(tmp_path, LAYERS + "  - {fetches: [pkg, twice], dest: /}\n", more={"twice": TWICE})
+    file = root / "fetchdefs/fetch/all.yml"
+    file.write_text(file.read_text() + "    duplicates: last\n")
+    found = doit(root, "image:x")
+    assert (found.returncode, "occurs twice" in found.stdout) == (1, True), found.stdout
+    assert "write a layer for each of them" in found.stdout
+
+
 FAULTS: dict[str, tuple[str, str]] = {
     "relative dest": ("layers: [{fetches: [pkg], dest: opt}]", "'opt' is not absolute"),
     "dots": ("layers: [{fetches: [pkg], dest: /opt/../etc}]", "contains the component '..'"),

@@ -14,7 +14,7 @@ from tasks_lib.cache import Result
 from tasks_lib.context import Context
 from tasks_lib.debian.lock import release_date
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import BlobMissingError
+from tasks_lib.errors import BlobMissingError, UnsafeEntryError
 from tasks_lib.formats import UNCHANGED, Reshape
 from tasks_lib.image.oci import ImageFacts, ImageLayout, describe_layer, lay_out, write_index
 from tasks_lib.image.rootfs import RootFilesystem, build_rootfs
@@ -36,6 +36,7 @@ _WHITEOUT: Final = b"/.wh."
 #: The tag of the only image in an archive, as buildah and BuildKit write it.
 _TAG: Final = "latest"
 _CHUNK: Final = 1 << 20
+_SEPARATE: Final = "write a layer for each of them, where a later one replaces files, or set another `dest:`"
 
 
 def build_image(context: Context, build: ImageBuild, progress: Progress) -> None:
@@ -132,7 +133,8 @@ def _make(context: Context, layer: LayerBuild, progress: Progress) -> Integrity:
         if layer.root is not None:
             _write_root(context, layer.root, writer.write, progress)
         else:
-            _write_layer(context, layer, writer.write, progress)
+            with _name_next_step(layer):
+                _write_layer(context, layer, writer.write, progress)
         integrity = writer.commit()
     context.cache.record(Result(key=layer.key, integrity=integrity, provenance={"made": "here"}))
     share_result(context, layer.key, integrity, layer.platform)
@@ -187,6 +189,17 @@ def _write_layer(context: Context, layer: LayerBuild, write: Callable[[bytes], o
         )
 
 
+@contextlib.contextmanager
+def _name_next_step(layer: LayerBuild) -> Iterator[None]:
+    """Explain what to do about one path of two artifacts, which no option of an archive can settle."""
+    try:
+        yield
+    except UnsafeEntryError as error:
+        if error.code == "DUPLICATE" and len(layer.deliveries) > 1:
+            error.hint = _SEPARATE
+        raise
+
+
 def _integrity_of(context: Context, artifact: Artifact) -> Integrity:
     integrity = find_integrity(context, artifact)
     if integrity is None:
@@ -195,12 +208,15 @@ def _integrity_of(context: Context, artifact: Artifact) -> Integrity:
 
 
 def _join_limits(context: Context, layer: LayerBuild) -> Limits:
-    """Return the limits for all entries of a layer: the largest of each, and each option that a definition sets."""
+    """Return the limits for all entries of a layer: the largest of each, and each option that a definition sets.
+
+    `duplicates` is an option for one archive: which entry would be the last of several archives is nobody's choice.
+    """
     joined: dict[str, Any] = context.settings.limits._asdict()
     for delivery in layer.deliveries:
         for name, value in delivery.limits:
             joined[name] = max(value, joined[name]) if isinstance(value, int) else value
-    return Limits(**joined)
+    return Limits(**{**joined, "duplicates": "refuse"})
 
 
 def _read_all(
