@@ -105,9 +105,8 @@ def find_artifact_task(name: str, tasks: Container[str]) -> str:
     found = [task for task in made if task]
     if len(found) > 1:
         kinds = [groups[-1] for groups in _MAKERS if any(f"{group}:{name}" in tasks for group in groups)]
-        raise UnknownNameError(
-            f"{escape_text(name)!r} is the name of a {' and of a '.join(kinds)}", hint=f"write {' or '.join(found)}"
-        )
+        listed = " and of ".join(f"an {kind}" if kind == "image" else f"a {kind}" for kind in kinds)
+        raise UnknownNameError(f"{escape_text(name)!r} is the name of {listed}", hint=f"write {' or '.join(found)}")
     return next(iter(found), "")
 
 

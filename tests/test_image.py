@@ -328,6 +328,14 @@ FAULTS: dict[str, tuple[str, str]] = {
     "unknown key": ("layers: [{fetches: [pkg], dst: /opt}]", "layers.1.dst: unknown key"),
     "unknown config": ("layers: [{fetches: [pkg], dest: /o}]\n  config: {comand: [x]}", "config.comand: unknown key"),
     "variable": ("layers: [{fetches: [pkg], dest: /o}]\n  config: {env: {A=B: c}}", "invalid name 'A=B'"),
+    "NUL in a variable": (
+        'layers: [{fetches: [pkg], dest: /o}]\n  config: {env: {A: "\\0"}}',
+        "'A' has a NUL character",
+    ),
+    "NUL in a word": (
+        'layers: [{fetches: [pkg], dest: /o}]\n  config: {cmd: ["\\0"]}',
+        "config.cmd: has a NUL character",
+    ),
     "user": ("layers: [{fetches: [pkg], dest: /o}]\n  config: {user: 'a b'}", "invalid user 'a b'"),
     "workdir": ("layers: [{fetches: [pkg], dest: /o}]\n  config: {workdir: x}", "'x' is not absolute"),
     "not a list": ("layers: {fetches: [pkg], dest: /o}", "must be a list of layers"),
@@ -341,6 +349,18 @@ def test_faults_of_definitions(name: str, tmp_path: Path) -> None:
     with pytest.raises(DefinitionError) as found:
         load(project(tmp_path, f"x:\n  description: x\n  {text}\n") / "fetchdefs")
     assert (reason in str(found.value), "image/small.yml:" in str(found.value)) == (True, True), found.value
+
+
+def test_an_archive_has_a_path_of_its_own(tmp_path: Path) -> None:
+    """An image does not replace the artifact of a fetch with the same name, and a message names both kinds."""
+    root = project(tmp_path, IMAGE.replace("small:", "pkg:"))
+    done = doit(root, "path", "pkg")
+    assert "'pkg' is the name of a fetch and of an image" in done.stdout
+    file = root / "fetchdefs/fetch/all.yml"
+    (root / "src/pkg-1.tar").rename(root / "src/pkg.oci.tar")
+    file.write_text(file.read_text().replace("pkg-1.tar", "pkg.oci.tar"))
+    with pytest.raises(DefinitionError, match=r"the artifact of fetch:pkg is 'pkg.oci.tar', too: rename the image"):
+        load(root / "fetchdefs")
 
 
 BASE = """\

@@ -232,6 +232,7 @@ def _check_image(
     problems: list[Problem],
     suggestions: _Suggestions,
 ) -> None:
+    _check_archive(image, fetches, toolchains, problems)
     base = fetches.get(names["fetch"].get(image.base, ""))
     if image.base and base is None:
         reason, hint = f"unknown fetch {image.base!r}", suggestions.hint(image.base, names["fetch"])
@@ -251,6 +252,16 @@ def _check_image(
             elif name in seen:
                 problems.append(_problem(image, key, f"{entry.name!r} is listed twice", "remove one", entry.line))
             seen.add(name)
+
+
+def _check_archive(
+    image: Image, fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain], problems: list[Problem]
+) -> None:
+    """Report an artifact of another kind with the name, and so with the path, of the archive of an image."""
+    for kind, known in (("fetch", fetches), ("toolchain", toolchains)):
+        if image.name in known and _artifact_name(kind, image.name, fetches, toolchains) == image.artifact_name:
+            reason = f"the artifact of {kind}:{image.name} is {image.artifact_name!r}, too"
+            problems.append(Problem(image.file, image.line, image.name, reason, "rename the image"))
 
 
 def _entry_fault(

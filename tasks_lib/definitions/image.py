@@ -49,9 +49,18 @@ def _user(node: Node, where: Location) -> str:
 def _pairs(node: Node, where: Location) -> tuple[tuple[str, str], ...]:
     pairs: tuple[tuple[str, str], ...] = PAIRS.read(node, where)
     for name, value in pairs:
-        if not name or "=" in name or "\0" in name + value:
+        if not name or "=" in name or "\0" in name:
             raise FieldError(f"invalid name {name[:80]!r}", "use a name without '='", node.line)
+        if "\0" in value:
+            raise FieldError(f"{name[:80]!r} has a NUL character", "remove it", node.line)
     return pairs
+
+
+def _words(node: Node, where: Location) -> tuple[str, ...]:
+    words = read_command(node, where)
+    if any("\0" in word for word in words):
+        raise FieldError("has a NUL character", "remove it")
+    return words
 
 
 def _fetches(node: Node, where: Location) -> tuple[FetchesEntry, ...]:
@@ -72,9 +81,9 @@ _LAYER: Final[FieldTable] = {
     ),
 }
 _CONFIG: Final[FieldTable] = {
-    "cmd": Field(read_command, {"oneOf": [TEXT.schema, {"type": "array", "items": TEXT.schema}]}, "default command"),
+    "cmd": Field(_words, {"oneOf": [TEXT.schema, {"type": "array", "items": TEXT.schema}]}, "default command"),
     "entrypoint": Field(
-        read_command,
+        _words,
         {"oneOf": [TEXT.schema, {"type": "array", "items": TEXT.schema}]},
         "words before the command, or one shell command line",
     ),
