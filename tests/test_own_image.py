@@ -83,8 +83,8 @@ def storage() -> Iterator[Path]:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_programs_run(layout: Path, storage: Path) -> None:
     """Without a network, both programs run in a container, and `static-url` downloads from a server in it."""
-    words = ["unshare", "--mount", "sh", "-ec", PODMAN, "podman", storage, f"oci:{layout}:latest"]
-    said = run(*words, "sh", "-c", SESSION).splitlines()
+    podman = ("unshare", "--mount", "sh", "-ec", PODMAN, "podman", str(storage))
+    said = run(*podman, f"oci:{layout}:latest", "sh", "-c", SESSION).splitlines()
     assert said[0].startswith("usage: fetch-content")
     assert any(line.startswith("doit-fetch 0.") for line in said)
     assert said[-5:] == ["content", "/usr/bin/git", "/usr/bin/gpg", "/usr/bin/ssh", "/usr/bin/zstd"]
@@ -92,7 +92,7 @@ def test_programs_run(layout: Path, storage: Path) -> None:
 
 @needs("skopeo")
 def test_skopeo_reads_it(layout: Path) -> None:
-    """skopeo finds the digest in the archive and in the layout, and the configuration."""
+    """Skopeo finds the digest in the archive and in the layout, and the configuration."""
     found = json.loads(run("skopeo", "inspect", f"oci-archive:{ARCHIVE}"))
     assert found["Digest"] == json.loads((layout / "index.json").read_text())["manifests"][0]["digest"]
     assert (found["Os"], found["Architecture"], len(found["Layers"])) == ("linux", "amd64", 2)
