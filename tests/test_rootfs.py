@@ -19,6 +19,7 @@ import pytest
 from tasks_lib.cache import Cache, Options
 from tasks_lib.errors import ArchiveError, CancelledError, ToolError
 from tasks_lib.fs.locks import hold_directory
+from tasks_lib.host import find_root_isolation
 from tasks_lib.image.root_layer import write_root_layer
 from tasks_lib.image.rootfs import RootFilesystem, build_rootfs, mmdebstrap_version
 from tasks_lib.limits import Limits
@@ -203,6 +204,13 @@ def test_mmdebstrap_is_too_old(printed: str, tmp_path: Path) -> None:
     program.write_text("#!/bin/sh\necho mmdebstrap 1.10.0\n")
     mmdebstrap_version.cache_clear()
     assert mmdebstrap_version(str(program.parent)) == "1.10.0"
+
+
+def test_fakeroot_is_not_root() -> None:
+    """Below fakeroot, mmdebstrap needs a user namespace like that of any user: the library has no effect on it."""
+    path = {"PATH": os.environ["PATH"]}
+    assert "--map-auto" in find_root_isolation({**path, "FAKEROOTKEY": "1"})[0]
+    assert ("--map-auto" in find_root_isolation(path)[0]) == (os.geteuid() != 0)
 
 
 def test_staging_of_a_killed_run(tmp_path: Path) -> None:
