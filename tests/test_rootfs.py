@@ -18,7 +18,7 @@ import pytest
 
 from tasks_lib.cache import Cache, Options
 from tasks_lib.errors import ArchiveError, CancelledError, ToolError
-from tasks_lib.fs.locks import hold_directory
+from tasks_lib.fs.locks import held, hold_directory
 from tasks_lib.host import find_root_isolation
 from tasks_lib.image.root_layer import write_root_layer
 from tasks_lib.image.rootfs import RootFilesystem, build_rootfs, mmdebstrap_version
@@ -223,9 +223,12 @@ def test_staging_of_a_killed_run(tmp_path: Path) -> None:
             written(path, {"a/b": "x"})
             (path / "a").chmod(0)
         with hold_directory(used):
-            cache.join(tmp_path, "{}")
-            assert (own.exists(), left.exists(), used.exists()) == (True, False, True)
+            program = subprocess.Popen(["sleep", "600"], pass_fds=held())
+        cache.join(tmp_path, "{}")
+        assert (own.exists(), left.exists(), used.exists()) == (True, False, True)
     assert not own.exists()
+    program.kill()
+    program.wait()
     cache.join(tmp_path, "{}")
     assert not used.exists()
 
