@@ -66,6 +66,16 @@ image-packages:
     key-files: [fetchdefs/keys/debian.asc]
     lock: image-packages.lock
 """
+_DEBIAN_SOURCE: Final = f"""\
+valgrind-source:
+  description: the source of valgrind as Debian has it
+  fetch:
+    type: debian-source
+    dsc:
+      url: https://deb.example.org/debian/pool/main/v/valgrind/valgrind_3.20.0-1.dsc
+      sha256: {SHA}
+      size: 2487
+"""
 _TOOLCHAIN: Final = """\
 mpc:
   description: MPC, built against GMP
@@ -356,6 +366,36 @@ SECTIONS: Final = (
             "lock": "lock: image-packages.lock",
             "artifact-name": "artifact-name: packages.tar.zst",
             "purl": _UPSTREAM["purl"],
+        },
+    ),
+    Section(
+        "The source of a Debian package",
+        "`fetch:` with `type: debian-source`; [Source packages](../how-to/debian-source.md) has the details.",
+        "fetch",
+        (*_SOURCE, 5),
+        _DEBIAN_SOURCE,
+        ("valgrind-source", "fetch"),
+        {
+            "type": "type: debian-source",
+            "dsc": f"dsc: {{url: 'https://deb.example.org/valgrind_3.20.0-1.dsc', sha256: {SHA}, size: 2487}}",
+            "signed-by": f"signed-by: [{FINGERPRINT}]\nkey-files: fetchdefs/keys/maintainer.asc",
+            "key-files": f"key-files: fetchdefs/keys/maintainer.asc\nsigned-by: [{FINGERPRINT}]",
+            "artifact-name": "artifact-name: valgrind-source.tar.zst",
+            "purl": "purl: pkg:deb/debian/valgrind@1:3.20.0-1?arch=source",
+        },
+    ),
+    Section(
+        "`dsc:`",
+        "The .dsc of a source package. The files that it names are beside each of its URLs.",
+        "fetch",
+        (*_SOURCE, 5, "properties", "dsc"),
+        _DEBIAN_SOURCE,
+        ("valgrind-source", "fetch", "dsc"),
+        {
+            "url": "url: https://deb.example.org/debian/pool/main/v/valgrind/valgrind_3.20.0-1.dsc",
+            "mirrors": "mirrors: ['https://mirror.example.org/debian/pool/main/v/valgrind/valgrind_3.20.0-1.dsc']",
+            "sha256": f"sha256: {SHA}",
+            "size": "size: 2487",
         },
     ),
     Section(

@@ -21,7 +21,7 @@ import msgspec
 
 from tasks_lib import steps
 from tasks_lib.context import Context
-from tasks_lib.definitions import Checksums, Debian, Definitions, Fetch, GpgSignature, StaticUrl
+from tasks_lib.definitions import Checksums, Debian, DebianSource, Definitions, Fetch, GpgSignature, StaticUrl
 from tasks_lib.definitions.codec import decode, encode
 from tasks_lib.errors import FetchError, SettingError, ToolError, escape_text
 from tasks_lib.fs.atomic import write_best_effort
@@ -116,6 +116,7 @@ def make_batch(
         batch.fetches.append(encode(fetch))
         if isinstance(fetch.source, StaticUrl):
             _add_headers(batch, fetch.name, headers.get(fetch.name, ()) if fetch.source.headers else ())
+        if isinstance(fetch.source, StaticUrl | DebianSource):
             for path in list_key_files(fetch.source):
                 _add_key_file(batch, fetch.name, path)
         elif isinstance(fetch.source, Debian):
@@ -183,6 +184,8 @@ def _with_key_files(fetch: Any, paths: Mapping[str, str]) -> Fetch:
     """Return the definition with the paths of its key files, or of its lock, on this machine."""
     source = fetch.source
     changed: dict[str, Any] = {}
+    if isinstance(source, DebianSource) and source.key_files:
+        changed["key_files"] = tuple(paths[path] for path in source.key_files)
     for field in ("gpg_signature", "checksums") if isinstance(source, StaticUrl) else ():
         value = getattr(source, field)
         if isinstance(value, GpgSignature):
@@ -244,7 +247,7 @@ class _Steps(NamedTuple):
         context, fetched = self.context, self.plan.fetched(fetch)
         if not self.log.run(fetched.task, lambda progress: steps.fetch(context, fetch, fetched, progress)):
             return
-        self._push(fetched, [fetch.source.url] if isinstance(fetch.source, StaticUrl) else [])
+        self._push(fetched, [url] if (url := steps.url_of(fetch)) else [])
         repacked = self.plan.repacked(fetch)
         if to_repack and repacked is not None:
             made = self.log.run(

@@ -256,7 +256,11 @@ class IndexDigestError(IntegrityError):
 
 
 class UnsafePathError(FetchError):
-    """A path in an index or a lock leaves the repository."""
+    """A path in an index, a lock or a .dsc leaves its directory."""
+
+
+class SourcePackageError(FetchError):
+    """A .dsc is not one, or does not pin each file of its source package by size and sha256."""
 
 
 class UnresolvableError(FetchError):

@@ -17,6 +17,8 @@ from tasks_lib.errors import UnknownNameError, escape_text
 #: Subdirectories of a directory of kinds, its file of mirrors, the directory of a project's own definitions, and below
 #: the definitions the directory of the keys that sign results.
 KINDS: Final = ("fetch", "toolchain", "image")
+#: The subdirectory of Gecko's kind of packages, of whose sources a Taskgraph tree has fetches, too.
+PACKAGES: Final = "packages"
 MIRRORS: Final = "mirrors.yml"
 OWN: Final = "fetchdefs"
 STORE_KEYS: Final = "keys/store"
@@ -54,7 +56,7 @@ class Layout(NamedTuple):
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds whose definitions are read; `image` has another meaning in a Taskgraph tree, if any."""
-        return KINDS[:2] if self.root else KINDS
+        return (*KINDS[:2], PACKAGES) if self.root else KINDS
 
     @property
     def mirrors(self) -> list[Path]:
@@ -85,9 +87,9 @@ def find_layout(given: Path) -> Layout:
     Accept the root of a repository, its `taskcluster` directory, a directory of kinds, or one file.
     """
     if os.path.isfile(given):  # noqa: PTH113  # never raises
-        kind_directory = next((path for path in given.parents[:2] if path.name in KINDS), given.parent)
-        kind = kind_directory.name if kind_directory.name in KINDS else KINDS[0]
-        return Layout(given, given, kind, _root_above(kind_directory.parent))
+        kind_directory = next((path for path in given.parents[:2] if path.name in (*KINDS, PACKAGES)), given.parent)
+        layout = Layout(given, given, KINDS[0], _root_above(kind_directory.parent))
+        return layout._replace(kind=kind_directory.name) if kind_directory.name in layout.kinds else layout
     found = [path for path in _trees(given) if os.path.isdir(path)]  # noqa: PTH112  # never raises
     taken = next((path for path in found if _has_kinds(path)), next(iter(found), given))
     return Layout(given, taken, "", _root_above(taken))
@@ -126,7 +128,7 @@ def _trees(given: Path) -> Iterator[Path]:
 
 
 def _has_kinds(directory: Path) -> bool:
-    return any(os.path.isdir(directory / kind) for kind in KINDS)  # noqa: PTH112  # never raises
+    return any(os.path.isdir(directory / kind) for kind in (*KINDS, PACKAGES))  # noqa: PTH112  # never raises
 
 
 def _root_above(directory: Path) -> str:

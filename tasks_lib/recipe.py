@@ -17,6 +17,7 @@ import msgspec
 from tasks_lib.definitions import (
     Checksums,
     Debian,
+    DebianSource,
     Git,
     GpgSignature,
     Hg,
@@ -36,6 +37,9 @@ RECIPE_VERSION: Final = 1
 IDENTITY_FIELDS: Final = frozenset(
     {
         "integrity",
+        "digest",
+        "size",
+        "form",
         "artifact_name",
         "strip_components",
         "add_prefix",
@@ -131,7 +135,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 #: Contents whose keys are remembered: a download needs its key several times.
-_REMEMBERED: Final = 1024
+_REMEMBERED: Final = 4096
 
 
 def _key(kind: str, *parts: str) -> str:
@@ -150,7 +154,7 @@ def fetch_key(integrity: Integrity) -> str:
     return _key("fetch", str(integrity.size), str(integrity.digest))
 
 
-def verdict_key(source: StaticUrl, keys: Mapping[str, Digest]) -> str:
+def verdict_key(source: StaticUrl | DebianSource, keys: Mapping[str, Digest]) -> str:
     """Return the key of the verification of these bytes under this policy, "" if there are no signatures.
 
     The key includes the accepted signers, but not the URLs of signatures.
@@ -159,6 +163,9 @@ def verdict_key(source: StaticUrl, keys: Mapping[str, Digest]) -> str:
         source: the source of the definition.
         keys: path of each key file -> digest of its content.
     """
+    if isinstance(source, DebianSource):
+        policy = (*sorted(source.signed_by), "keys", *sorted(str(keys[path]) for path in source.key_files))
+        return _key("dsc verdict", str(source.digest), *policy) if source.signed_by else ""
     parts = [part for voucher in source.vouchers for part in _policy(voucher, source.file_name, keys)]
     return _key("verdict", str(source.integrity.size), str(source.integrity.digest), *parts) if parts else ""
 
@@ -191,7 +198,24 @@ def repack_key(source: StaticUrl, *, version: str) -> str:
     )
 
 
-def option_words(source: StaticUrl | Git | Hg | Debian) -> list[str]:
+#: Increase when the archive of a source package may change although the archive writer does not.
+SOURCE_PACKAGE_VERSION: Final = 1
+
+
+def pinned_key(source: DebianSource) -> str:
+    """Return the key of the .dsc or the tarball of a source, whose size may not be known."""
+    return _key("debian-source file", str(source.size), str(source.digest))
+
+
+def source_package_key(source: DebianSource, *, version: str) -> str:
+    """Return the key of the artifact of a source: the tarball, or the archive that `version` of the writer writes."""
+    if source.form == "tarball":
+        return pinned_key(source)
+    words = (str(source.size), str(source.digest), source.artifact_name, *option_words(source))
+    return _key("debian-source", f"{SOURCE_PACKAGE_VERSION}.{version}", *words)
+
+
+def option_words(source: StaticUrl | Git | Hg | Debian | DebianSource) -> list[str]:
     """Return a word for each option that shapes the tree; none for the defaults, so that they change no key."""
     return [f"{name} {value}" for name, value in sorted(source.shape)]
 

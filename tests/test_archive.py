@@ -11,6 +11,7 @@ import json
 import lzma
 import os
 import re
+import resource
 import stat
 import subprocess
 import tarfile
@@ -595,3 +596,88 @@ def test_formats_by_name_and_content() -> None:
     assert archive.sniff_format(tar(PLAIN)[:512]) == "tar"
     assert archive.sniff_format(b"\x7fELF") is None
     assert zlib.crc32(b"") == 0
+
+
+# --- small files of one directory, which are read, validated and written together
+
+
+def read_entries(data: bytes, *, together: bool, **options: Any) -> list[object]:
+    """Return path, executable bit and content of each entry, and code, entry and offset of the error that ends them."""
+    found: list[object] = []
+
+    def add(entry: archive.Entry) -> None:
+        found.append((entry.path, entry.kind, entry.executable, entry.size, b"".join(entry.chunks), entry.offset))
+
+    def add_files(group: archive.SmallFiles) -> None:
+        for entry in group.entries():
+            add(entry)
+
+    def repeats(entry: archive.Entry) -> bool:
+        content = b"".join(entry.chunks)
+        return any(one[0] == entry.path and one[4] == content for one in found)  # type: ignore[index]
+
+    shape = Reshape(strip=options.pop("strip", 0), prefix=options.pop("prefix", ""))
+    try:
+        archive.read(
+            io.BytesIO(data), name="a", format="tar", reshape=shape, limits=Limits(**options), sink=add,
+            sink_files=add_files if together else None, repeats=repeats,
+        )  # fmt: skip
+    except ArchiveError as error:
+        found.append((error.code, error.entry, error.offset))
+    return found
+
+
+MANY = [Member(f"d/{number}", b"%d" % number) for number in range(50)]
+GROUPS: dict[str, tuple[list[Member], dict[str, Any]]] = {
+    "plain": (MANY, {}),
+    "modes": ([Member(f"d/{one}", b"x", mode=0o755 if one % 3 else 0o644) for one in range(20)], {}),
+    "root": ([Member(str(one), b"x") for one in range(20)], {}),
+    "same name and content": ([*MANY, Member("d/7", b"7"), *MANY], {}),
+    "same name in another group": ([*MANY, Member("e/x"), *MANY], {}),
+    "other content in another group": ([*MANY, Member("e/x"), *MANY[:7], Member("d/7", b"8"), *MANY[8:]], {}),
+    "same name, other content": ([*MANY, Member("d/7", b"8")], {}),
+    "same name twice in a group": ([MANY[0], Member("d/x", b"1"), Member("d/x", b"2"), *MANY[1:]], {}),
+    "below a file": ([*MANY, Member("d/7/x", b"x"), Member("d/7/y", b"y")], {}),
+    "odd names": ([*MANY[:9], Member("d/.x"), Member("d/a:b"), Member("d/a\\b"), Member("d//c"), *MANY[9:]], {}),
+    "leaves": ([*MANY[:9], Member("d/../x"), *MANY[9:]], {}),
+    "too many entries": (MANY, {"max_entries": 20}),
+    "too many bytes": ([Member(f"d/{one}", bytes(700)) for one in range(50)], {"max_total_bytes": 9000}),
+    "names too long": (MANY, {"max_names_bytes": 90}),
+    "member too large": ([*MANY, Member("d/large", bytes(3000)), *MANY], {"max_member_bytes": 2000}),
+    "stripped": (MANY, {"strip": 1}),
+    "renamed": (MANY, {"strip": 1, "prefix": "p/q/"}),
+    "renamed, too long": (MANY, {"prefix": "p" * 60 + "/", "max_path_bytes": 63}),
+    "renamed, too deep": (MANY, {"prefix": "p/q/", "max_depth": 3}),
+    "all stripped": (MANY, {"strip": 2}),
+    "last of each name": ([*MANY, Member("d/7", b"8")], {"duplicates": "last"}),
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_files_together_as_one_by_one(name: str) -> None:
+    """Files that are accepted together are those that the full rules accept one by one, with the same errors."""
+    members, options = GROUPS[name]
+    data = tar(members)
+    assert read_entries(data, together=True, **options) == read_entries(data, together=False, **options)
+
+
+def test_files_are_read_together() -> None:
+    """The files of a directory arrive together, except for the first one, which follows the full rules."""
+    groups: list[int] = []
+    archive.read(
+        io.BytesIO(tar(MANY)), name="a", format="tar", reshape=Reshape(prefix="p/"), limits=Limits(),
+        sink=lambda _: None, sink_files=lambda group: groups.append(len(group.files)),
+    )  # fmt: skip
+    assert groups == [49]
+
+
+def test_a_short_write_is_continued(tmp_path: Path) -> None:
+    """A file of a group that is written in part fails the extraction: here the system writes only up to its limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
+    try:
+        with pytest.raises(TreeError, match="File too large"):
+            extract(tar([*MANY[:5], Member("d/large", bytes(6000))]), "tar", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "out").exists()

@@ -176,6 +176,41 @@ def test_a_small_download_has_no_partial_file(store: Cache) -> None:
         assert file.read() == BYTES
 
 
+def obtained(store: Cache, artifact: Path, content: bytes = BYTES) -> None:
+    with store.partial(PINNED) as partial:
+        partial.artifact = artifact
+        partial.append(content)
+        store.finish(partial)
+
+
+def test_a_blob_gets_its_artifact_at_once(store: Cache) -> None:
+    """A new blob is linked at the artifact as well, and is known under both names without hashing."""
+    artifact = store.root / "artifacts/name/0123/lib.tar"
+    obtained(store, artifact)
+    blob = store.path(PINNED.digest)
+    assert blob.samefile(artifact)
+    assert store.shelf.memo.get(Fingerprint.of(artifact.lstat())) == PINNED.digest.hex
+
+
+def test_wrong_bytes_get_no_artifact(store: Cache) -> None:
+    """The digest is measured before any name exists."""
+    artifact = store.root / "artifacts/name/0123/lib.tar"
+    with pytest.raises(DigestMismatchError):
+        obtained(store, artifact, BYTES[:-1] + b"x")
+    assert not artifact.exists()
+
+
+@pytest.mark.parametrize("obstacle", ["file", "directory"])
+def test_an_artifact_in_the_way_does_not_fail_the_blob(store: Cache, obstacle: str) -> None:
+    """What cannot be linked with the blob stays as it is, and is left to `publish`."""
+    artifact = store.root / "artifacts/name/0123/lib.tar"
+    artifact.parent.mkdir(parents=True)
+    artifact.write_bytes(b"other") if obstacle == "file" else artifact.mkdir()
+    obtained(store, artifact)
+    assert store.has(PINNED)
+    assert artifact.is_dir() or artifact.read_bytes() == b"other"
+
+
 def test_a_small_download_that_is_too_long_is_a_file(store: Cache) -> None:
     """Bytes after the expected end are kept for the diagnosis in a file, which goes to quarantine."""
     with store.partial(PINNED) as partial:

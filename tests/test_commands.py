@@ -9,10 +9,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import doit_fetch
 from tasks_lib.cli.info_json import EMPTY
+from tasks_lib.engine.loader import Loader
 from tests.origin import Origin
 from tests.project import CLEAN, LIBRARY, PORCH, PYTHONPATH, TOOL, definition, doit, ran, written
 
@@ -507,6 +510,20 @@ def task_many():
         yield {"name": str(number), "actions": []}
 """
 )
+
+
+@pytest.mark.parametrize(
+    ("names", "own"),
+    [
+        ({}, False),
+        ({"__file__": "dodo.py", "fetch": doit_fetch.fetch}, False),
+        ({"fetch": 1}, True),
+        ({"log": 1}, True),
+    ],
+)
+def test_names_of_its_own(names: dict[str, object], own: bool) -> None:
+    """Only a dodo.py with names of its own can leave something open, for which the final collection must look."""
+    assert Loader(SimpleNamespace(namespace=names)).has_own_names() == own
 
 
 @pytest.mark.parametrize("ours", [LEFT_OPEN, OF_OURS, MANY], ids=["doit", "ours", "many"])

@@ -18,6 +18,7 @@ import pytest
 from doit_fetch import Project
 from tasks_lib.debian.deb822 import parse_paragraph, split_paragraphs
 from tasks_lib.debian.lock import LockedIndex, encode_lock, parse_lock
+from tasks_lib.debian.repository import REPOSITORY_VERSION, format_gzip
 from tasks_lib.errors import (
     AllSourcesFailedError,
     FetchError,
@@ -101,7 +102,7 @@ def test_a_second_run_does_nothing(top: Path, root: Path) -> None:
 
 
 def test_the_same_bytes_everywhere(tmp_path: Path, root: Path) -> None:
-    """Time zone, locale, umask, number of connections and URI do not matter; golden for REPOSITORY_VERSION 1."""
+    """Time zone, locale, umask, number of connections and URI do not matter."""
     digests = set()
     shutil.copytree(root, tmp_path / "other")
     for name, uri, environ in (
@@ -116,6 +117,16 @@ def test_the_same_bytes_everywhere(tmp_path: Path, root: Path) -> None:
             os.umask(before)
         digests.add(hashlib.sha256((top / "build/artifacts/debs/debs.tar.zst").read_bytes()).hexdigest())
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("size", [0, 1, 0xFFFF, 0x10000, 200_000])
+def test_gzip_in_stored_blocks(size: int) -> None:
+    """The compressed index does not depend on the version of zlib; golden for REPOSITORY_VERSION 1."""
+    assert REPOSITORY_VERSION == 1
+    content = bytes(at % 251 for at in range(size))
+    assert gzip.decompress(format_gzip(content)) == content
+    digest = hashlib.sha256(format_gzip(b"a" * 70_000)).hexdigest()
+    assert digest == "e4d017f3b3b264417d0f6c39264a95d044f6fb1fa9268357dbf19a765bcc5dfb"
 
 
 @pytest.mark.skipif(shutil.which("apt-get") is None, reason="needs apt")

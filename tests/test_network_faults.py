@@ -24,6 +24,8 @@ from tasks_lib.errors import AllSourcesFailedError
 from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import Silent
 from tasks_lib.transport import Transport
+from tasks_lib.transport.deadline import Deadline
+from tasks_lib.transport.deadline_socket import DeadlineSocket
 from tests.origin import Answer, Origin, OriginRequest, in_turn, ranged, raw, reply, serving
 from tests.test_downloader import BODY, CHUNKED, PINNED, wanted
 
@@ -240,6 +242,31 @@ def test_survived(case: str, origin: Origin, store: Cache) -> None:
     with store.open(PINNED) as file:
         assert file.read() == BODY
     assert len(origin.requests) == row.requests
+    check_cache(store)
+
+
+#: Answers of `SURVIVED` whose head or framing matters, and that a kept connection gives as the second one.
+AGAIN = (
+    "no length", "longer than declared", "chunked", "chunked and length", "same length twice", "one 100", "early hints",
+    "folded header", "150 headers", "control character in an unused header", "203", "500", "closed before the answer",
+    "closed in the headers", "reset before the answer", "reset in the body", "stall in the headers once", "301 relative",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", AGAIN)
+def test_survived_on_a_kept_connection(case: str, origin: Origin, store: Cache, tmp_path: Path) -> None:
+    """A request that repeats the one before it on a kept connection reads every answer as the first one does."""
+    row = SURVIVED[case]
+    origin.answers |= {"/before": kept(BODY), "/a": row.answer(), "/b": reply(BODY)}
+    transport = Transport(TransportSettings(stall_timeout_s=STALL_S if "stall" in case else 5.0))
+    policy = Policy(backoff_s=0.001)
+    Downloader(Cache(tmp_path / "before"), transport, policy).obtain(wanted(f"{origin.url}/before"), Silent())
+    Downloader(store, transport, policy).obtain(wanted(f"{origin.url}/a"), Silent())
+    before, first, *_ = origin.requests
+    assert (first.path, first.connection, first.headers) == ("/a", before.connection, before.headers)
+    with store.open(PINNED) as file:
+        assert file.read() == BODY
+    assert len(origin.requests) == 1 + row.requests
     check_cache(store)
 
 
@@ -465,6 +492,47 @@ def test_bad_connections_are_not_reused(case: str, origin: Origin, tmp_path: Pat
     Downloader(other, transport, Policy(retries=0)).obtain(wanted(f"{origin.url}/b"), Silent())
     assert [request.connection for request in origin.requests] == [1, 2]
     assert other.has(PINNED)
+
+
+def test_bytes_after_a_small_response_close_a_kept_connection(origin: Origin, tmp_path: Path) -> None:
+    """What arrives together with a response, and is more than it, is not read as the next one."""
+    content = b"small"
+    pinned = len(content), hashlib.sha256(content).hexdigest()
+
+    def two(connection: socket.socket, request: OriginRequest) -> None:
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
+        connection.sendall(answer + content + answer + b"wrong")
+        request.stays = True
+
+    origin.answers |= {"/1": kept(content), "/2": two, "/3": kept(content)}
+    transport = Transport(TransportSettings())
+    for number in (1, 2, 3):
+        request = wanted(f"{origin.url}/{number}", content=pinned)
+        Downloader(Cache(tmp_path / str(number)), transport, Policy(retries=0)).obtain(request, Silent())
+    assert [request.connection for request in origin.requests] == [1, 1, 2]
+
+
+def test_a_large_body_is_gathered() -> None:
+    """A wait for a large body lasts until many bytes have arrived or a moment has passed; the next head needs one."""
+    deadline = Deadline(TransportSettings(), time.monotonic() + TIMEOUT_S)
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as near:
+        far, _ = server.accept()
+        sock = DeadlineSocket(near, deadline)
+        deadline.reading()
+        with far:
+            view = memoryview(bytearray(2000))
+            sock.gather(1000)
+            assert near.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1000
+            far.sendall(b"x" * 1500)
+            assert sock.receive(view) == 1500
+            far.sendall(b"y" * 10)
+            assert sock.receive(view) == 10
+            sock.serve(deadline)
+            assert near.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
+            sock.gather(1000)
+            far.sendall(b"z")
+            while not sock.is_readable():  # an idle connection with one byte must not be used again
+                time.sleep(0.01)
 
 
 # --- hosts --------------------------------------------------------------------------------------

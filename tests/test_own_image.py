@@ -83,8 +83,8 @@ def storage() -> Iterator[Path]:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_programs_run(layout: Path, storage: Path) -> None:
     """Without a network, both programs run in a container, and `static-url` downloads from a server in it."""
-    podman = ("unshare", "--mount", "sh", "-ec", PODMAN, "podman", str(storage))
-    said = run(*podman, f"oci:{layout}:latest", "sh", "-c", SESSION).splitlines()
+    words: list[str | Path] = ["unshare", "--mount", "sh", "-ec", PODMAN, "podman", storage, f"oci:{layout}:latest"]
+    said = run(*words, "sh", "-c", SESSION).splitlines()
     assert said[0].startswith("usage: fetch-content")
     assert any(line.startswith("doit-fetch 0.") for line in said)
     assert said[-5:] == ["content", "/usr/bin/git", "/usr/bin/gpg", "/usr/bin/ssh", "/usr/bin/zstd"]

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from tasks_lib import recipe
-from tasks_lib.definitions import Debian, Fetch, Git, Hg, StaticUrl, Toolchain, ToolchainRun
+from tasks_lib.definitions import Debian, DebianSource, Fetch, Git, Hg, StaticUrl, Toolchain, ToolchainRun
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.incremental.definition_files import load
 
@@ -82,7 +82,7 @@ def test_figures_of_2018(name: str, golden: str) -> None:
     assert hashlib.sha256("\n".join(words).encode()).hexdigest() == golden
 
 
-@pytest.mark.parametrize("kind", [Fetch, StaticUrl, Git, Hg, Debian])
+@pytest.mark.parametrize("kind", [Fetch, StaticUrl, Git, Hg, Debian, DebianSource])
 def test_every_field_is_classified(kind: type) -> None:
     """A new field is identity or locator, never forgotten."""
     for one in msgspec.structs.fields(kind):
@@ -175,3 +175,32 @@ def test_keys_are_golden() -> None:
     assert recipe.RECIPE_VERSION == 1
     assert recipe.fetch_key(source.integrity) == "b189e02d3d40e6e05ddce74d373e8fa2e90ce8747dae9d70d56d28605473156a"
     assert recipe.repack_key(source, version="1") == "b9405e7e52815bd26c890d43ee9aedf43454c9525aaa452fbf9d0f80e8558146"
+
+
+def test_keys_of_a_source_package() -> None:
+    """The pins and the name shape them, golden for SOURCE_PACKAGE_VERSION; URLs and signers do not."""
+    source = DebianSource(url="https://h/x.dsc", digest=Digest.sha256("a" * 64), size=3, artifact_name="x.tar.zst")
+    assert recipe.SOURCE_PACKAGE_VERSION == 1
+    assert recipe.pinned_key(source) == "80fc32f1bf1509d562acb542127c76eebd40f78635c488a4ba29e4e34200693b"
+    golden = "1446f70918d974db4df4d0750949577caa47c8188813bb52ff6d9add90d8f679"
+    moved = replace(source, url="https://other/y.dsc", mirrors=("https://m/x.dsc",), signed_by=("A",), purl="pkg:deb/a")
+    assert {recipe.source_package_key(one, version="1") for one in (source, moved)} == {golden}
+    others = [
+        replace(source, digest=Digest.sha256("b" * 64)),
+        replace(source, size=-1),
+        replace(source, artifact_name="y.tar.zst"),
+        replace(source, form="tarball"),
+    ]
+    keys = {recipe.source_package_key(one, version="1") for one in others}
+    assert len(keys | {golden, recipe.source_package_key(source, version="2")}) == 6
+
+
+def test_verdicts_of_a_dsc_depend_on_the_policy() -> None:
+    """Other signers or other key files are another verdict, in any order; without signers there is none."""
+    source = DebianSource(url="u", digest=Digest.sha256("a" * 64), signed_by=("A", "B"), key_files=("k", "l"))
+    keys = {name: Digest.sha256(digit * 64) for name, digit in (("k", "1"), ("l", "2"), ("m", "3"))}
+    verdict = recipe.verdict_key(source, keys)
+    assert recipe.verdict_key(replace(source, signed_by=("B", "A"), key_files=("l", "k")), keys) == verdict
+    others = [replace(source, signed_by=("A",)), replace(source, key_files=("k", "m"))]
+    assert len({verdict, "", *(recipe.verdict_key(one, keys) for one in others)}) == 4
+    assert recipe.verdict_key(replace(source, signed_by=()), keys) == ""

@@ -288,12 +288,13 @@ def test_the_same_elsewhere(first: bytes, repository: Path, tmp_path: Path, monk
     moved = shutil.copytree(repository, tmp_path / "an other/place")
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     monkeypatch.setenv("LC_ALL", "C")
-    cores, mask = os.sched_getaffinity(0), os.umask(0o077)
+    mask, pinned = os.umask(0o077), ["taskset", "--pid", "--cpu-list"]
+    cores = subprocess.run([*pinned, str(os.getpid())], capture_output=True, text=True, check=True).stdout.split()[-1]
     try:
-        os.sched_setaffinity(0, {min(cores)})
+        subprocess.run([*pinned, "0", str(os.getpid())], capture_output=True, check=True)
         assert build(root_filesystem(moved), tmp_path / "cache") == first
     finally:
-        os.sched_setaffinity(0, cores)
+        subprocess.run([*pinned, cores, str(os.getpid())], capture_output=True, check=True)
         os.umask(mask)
 
 

@@ -6,14 +6,18 @@ import hashlib
 import shutil
 import subprocess
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from tasks_lib import recipe
 from tasks_lib.definitions import Hg, SourceFile, parse
 from tasks_lib.errors import TransportError
 from tasks_lib.progress import Silent
 from tasks_lib.steps.commit import commit_archive
+from tasks_lib.transport.secrets import SentSecrets
 from tests.githost import http
 from tests.origin import Origin, reply, serving
 from tests.project import LIBRARY, PORCH, definition, doit, written
@@ -174,3 +178,22 @@ def test_the_query_of_a_repository_url_is_not_kept(tmp_path: Path) -> None:
             assert "QUERYSECRET" not in str(caught.value)
         assert any("QUERYSECRET" in request for request in host.requests)
     assert files_with("QUERYSECRET", tmp_path / "c") == files_with("FETCH_HEAD", tmp_path / "c") == []
+
+
+LETTERS = st.text("ab%<'é/", min_size=8, max_size=12)
+
+
+@settings(max_examples=20)
+@given(st.lists(LETTERS, min_size=1, max_size=5), st.lists(LETTERS | st.text("ab%", max_size=9)), st.just(0))
+@example(["abababab"], ["xabababx"], 600)
+def test_every_word_that_was_sent_is_redacted(secrets: list[str], texts: list[str], others: int) -> None:
+    """No text keeps a value of a header or a query that was sent lately, however many others were sent before."""
+    sent = SentSecrets()
+    for number in range(others):
+        sent.add({}, f"https://host/?signature={number:032}")
+    for secret in secrets:
+        sent.add({"X-Token": secret}, f"https://host/?key={quote(secret)}&x={secret.replace('%', '')}")
+    text = " ".join(one for pair in zip(texts, secrets, strict=False) for one in pair)
+    shown = sent.redact(text)
+    assert not [secret for secret in secrets for form in (secret, quote(secret, safe="")) if form in shown]
+    assert sent.redact("nothing of it") == "nothing of it"

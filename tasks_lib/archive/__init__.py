@@ -11,7 +11,6 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
-from operator import itemgetter
 from typing import Any, BinaryIO
 
 from tasks_lib.archive.codecs import LARGE_PIECE, SMALL_PIECE, decompress, read_ahead, remaining_size
@@ -25,7 +24,6 @@ from tasks_lib.archive.entries import (
     SYMLINK,
     Entry,
     Reshape,
-    Reshaper,
     is_program,
     normalize_path,
     sniff_format,
@@ -33,6 +31,8 @@ from tasks_lib.archive.entries import (
     validate_target,
 )
 from tasks_lib.archive.more_formats import decompress_stream, read_entries
+from tasks_lib.archive.reshaping import rename
+from tasks_lib.archive.small_files import Item, SmallFiles, one_by_one
 from tasks_lib.archive.tar import TarReader
 from tasks_lib.archive.validator import EntryValidator, find_last, never_repeats, select
 from tasks_lib.archive.writer import Compression, write_archive, write_in_order
@@ -48,6 +48,7 @@ __all__ = [
     "Entry",
     "Limits",
     "Reshape",
+    "SmallFiles",
     "detect_content",
     "detect_format",
     "explain_placed",
@@ -117,7 +118,7 @@ def _open_entries(
     reshape: Reshape,
     slow_piece: int,
     check: Callable[[], None],
-) -> Iterator[Iterator[Entry]]:
+) -> Iterator[Iterator[Item]]:
     with _name_format(source, kind, limits), _name_errors(name):
         if kind == "zip":
             zipped = ZipReader(source, limits, reshape.strip)
@@ -135,7 +136,7 @@ def _open_entries(
 @contextlib.contextmanager
 def _open_tar(
     source: BinaryIO, name: str, kind: str, limits: Limits, strip: int, slow_piece: int, check: Callable[[], None]
-) -> Iterator[Iterator[Entry]]:
+) -> Iterator[Iterator[Item]]:
     if kind == "deb":
         source, kind = open_data_archive(source, limits)
     pieces = decompress_stream(source, kind, limits) if kind in MORE else decompress(source, kind, limits, slow_piece)
@@ -152,13 +153,6 @@ def _checked(chunks: Iterator[bytes], check: Callable[[], None]) -> Iterator[byt
         yield chunk
 
 
-def _rename(entries: Iterator[Entry], reshape: Reshape, limits: Limits) -> Iterator[Entry]:
-    """Return the renamed entries, without directories whose names are stripped completely."""
-    if not reshape.strip and not reshape.prefix:
-        return filter(itemgetter(0), entries)
-    return filter(None, map(Reshaper(reshape, limits).reshape, entries))
-
-
 @contextlib.contextmanager
 def _open_renamed(
     source: BinaryIO,
@@ -168,20 +162,20 @@ def _open_renamed(
     limits: Limits,
     slow_piece: int,
     check: Callable[[], None] = do_nothing,
-) -> Iterator[Iterator[Entry]]:
+) -> Iterator[Iterator[Item]]:
     """Yield the renamed entries; if `limits.duplicates` is "last", read twice to yield each name once."""
     opened = functools.partial(_open_entries, source, name, kind, limits, reshape, slow_piece, check)
     if limits.duplicates != "last":
-        with opened() as entries:
-            yield _rename(entries, reshape, limits)
+        with opened() as items:
+            yield rename(items, reshape, limits)
         return
     start = source.tell()
     validator = EntryValidator(limits, limits.max_total_for(remaining_size(source)))
-    with opened() as entries:
-        names = find_last(_rename(entries, reshape, limits), validator)
+    with opened() as items:
+        names = find_last(one_by_one(rename(items, reshape, limits)), validator)
     source.seek(start)
-    with opened() as entries:
-        yield select(_rename(entries, reshape, limits), names)
+    with opened() as items:
+        yield select(one_by_one(rename(items, reshape, limits)), names)
 
 
 @contextlib.contextmanager
@@ -194,8 +188,8 @@ def open_entries(
         ArchiveError: the archive is rejected; `archive` is `name`.
         Exception: any exception raised by `check`, which is called for every decompressed piece of a tar.
     """
-    with _open_renamed(source, name, format, reshape, limits, SMALL_PIECE, check) as entries:
-        yield entries
+    with _open_renamed(source, name, format, reshape, limits, SMALL_PIECE, check) as items:
+        yield one_by_one(items)
 
 
 def read_modes(
@@ -210,7 +204,7 @@ def read_modes(
     with contextlib.closing(read_ahead(decompress(source, "tar", limits, LARGE_PIECE))) as chunks:
         reader = TarReader(_checked(chunks, check), limits)
         with _name_errors(name, reader):
-            for entry in reader.entries():
+            for entry in one_by_one(reader.entries()):
                 yield entry, reader.mode if entry.kind == DIRECTORY else 0
 
 
@@ -222,10 +216,13 @@ def read(
     reshape: Reshape,
     limits: Limits,
     sink: Callable[[Entry], None],
+    sink_files: Callable[[SmallFiles], None] | None = None,
     repeats: Callable[[Entry], bool] = never_repeats,
     check: Callable[[], None] = do_nothing,
 ) -> None:
     """Pass every accepted entry to `sink`, parents first, in the archive's order.
+
+    If there is a `sink_files`, it receives files of one directory that are new and whose content is in memory.
 
     `repeats` is called for a file whose name `sink` has received before: it reads the content and returns whether it
     and the executable bit are the same. The tree is valid only after this function returns: symlinks and the end of the
@@ -234,14 +231,18 @@ def read(
 
     Raises:
         ArchiveError: the archive is rejected (any subclass); `archive` is `name`.
-        Exception: any exception raised by `sink`, `repeats` or `check`.
+        Exception: any exception raised by `sink`, `sink_files`, `repeats` or `check`.
     """
     table = EntryValidator(limits, limits.max_total_for(remaining_size(source)), repeats)
     add = table.add
-    with _open_renamed(source, name, format, reshape, limits, LARGE_PIECE, check) as entries:
-        for entry in entries:
-            for new in add(entry):
-                sink(new)
+    with _open_renamed(source, name, format, reshape, limits, LARGE_PIECE, check) as items:
+        for item in items:
+            if sink_files is not None and isinstance(item, SmallFiles) and table.add_files(item):
+                sink_files(item)
+                continue
+            for entry in one_by_one((item,)):
+                for new in add(entry):
+                    sink(new)
         table.check_links()
 
 
@@ -266,9 +267,9 @@ def repack(
         OSError: an operation on `spool` failed.
     """
     allowed = limits.max_total_for(remaining_size(source))
-    with _open_renamed(source, name, format, reshape, limits, SMALL_PIECE) as entries:
+    with _open_renamed(source, name, format, reshape, limits, SMALL_PIECE) as items:
         return write_archive(
-            entries,
+            one_by_one(items),
             limits=limits,
             allowed=allowed,
             mtime=mtime,

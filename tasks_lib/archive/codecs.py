@@ -24,7 +24,7 @@ from tasks_lib.limits import Limits
 
 #: Bytes read at a time, and produced at a time.
 CHUNK: Final = 1 << 18
-_PRODUCED: Final = 1 << 18
+_PRODUCED: Final = 1 << 20
 #: Bytes that the slow decoders (bzip2, xz) produce at a time. CPython's decoders request the GIL after 32, 64 and
 #: 256 KiB of each piece. Extraction releases the GIL at each system call, so fewer requests are better: large pieces.
 #: Repacking holds the GIL until a piece is finished, which takes a third of its decoding time: within a piece of two
@@ -34,7 +34,7 @@ SMALL_PIECE: Final = 96 << 10
 #: Size in bytes of the first piece of input passed to a decoder.
 _FIRST: Final = 1 << 10
 #: Chunks decoded ahead of the consumer.
-_AHEAD: Final = 8
+_AHEAD: Final = 3
 
 #: Minimum and maximum log2 of the window size that libzstd accepts.
 #: Source: zstd.h, ZSTD_WINDOWLOG_ABSOLUTEMIN, _MAX_64.

@@ -27,7 +27,7 @@ HARDLINK: Final = "hardlink"
 
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 #: First components that are absolute on Windows: `C:`, `C:\...` and `\\server`. `C:x` and `\x` are allowed as names.
-_DRIVE: Final = re.compile(rb"[A-Za-z]:(\\|\Z)|\\\\")
+DRIVE: Final = re.compile(rb"[A-Za-z]:(\\|\Z)|\\\\")
 
 #: This object (by identity) among the chunks of a file stands for its zeros: a sink may write a hole instead.
 HOLE: Final = bytes(1 << 18)
@@ -212,7 +212,7 @@ def normalize_path(name: bytes, limits: Limits, offset: int) -> bytes:
         raise unsafe_entry("has `..` in its name", "DOTDOT", name, offset)
     if b"" in parts or b"." in parts:
         parts = [part for part in parts if part not in (b"", b".")]
-    if parts and _DRIVE.match(parts[0]):
+    if parts and DRIVE.match(parts[0]):
         raise unsafe_entry("begins with a Windows drive or server name", "ABSOLUTE", name, offset)
     _check_lengths(name, parts, limits, offset)
     return b"/".join(parts)
@@ -294,67 +294,3 @@ def sniff_format(first_bytes: bytes) -> str | None:
 
 def _starting(first: bytes, table: tuple[tuple[bytes, str], ...]) -> str | None:
     return next((kind for magic, kind in table if first.startswith(magic)), None)
-
-
-class Reshaper:
-    """Renames entries; consecutive entries of one directory take a fast path."""
-
-    def __init__(self, reshape: Reshape, limits: Limits) -> None:
-        self._reshape, self._limits = reshape, limits
-        self._same = not reshape.strip and not reshape.prefix
-        self._directory = b""
-        self._renamed: bytes | None = None  # the directory's new name, None if its entries need the slow path
-
-    def reshape(self, entry: Entry) -> Entry | None:
-        """Return the renamed entry, or None for a directory whose name is stripped completely.
-
-        The target of a hard link is renamed too; the text of a symlink is not, because it is relative.
-
-        Raises:
-            UnsafeEntryError: stripping removes the complete name of an entry other than a directory, or the new name
-                is unsafe.
-            ArchiveLimitError: the new name is too long or too deep.
-        """
-        path = entry[0]
-        if self._same and path:
-            return entry
-        directory, _, name = path.rpartition(b"/")
-        if directory != self._directory:
-            self._directory, self._renamed = directory, self._rename_directory(directory, entry.offset)
-        if self._renamed is not None and entry[1] != HARDLINK:
-            # both the name and the directory are already validated; only their combination can be too long
-            renamed = self._renamed + b"/" + name
-            if len(renamed) <= self._limits.max_path_bytes:
-                return Entry(renamed, *entry[1:])
-        return self._rename_slowly(entry)
-
-    def _rename_directory(self, directory: bytes, offset: int) -> bytes | None:
-        try:
-            renamed = _rename(directory, self._reshape, self._limits, offset)
-        except ArchiveError:
-            return None
-        return renamed if renamed and renamed.count(b"/") + 2 <= self._limits.max_depth else None
-
-    def _rename_slowly(self, entry: Entry) -> Entry | None:
-        reshape, limits = self._reshape, self._limits
-        path = _rename(entry.path, reshape, limits, entry.offset)
-        if not path:
-            if entry.kind == DIRECTORY:
-                return None
-            raise unsafe_entry(
-                f"stripping {reshape.strip} components leaves an empty name", "STRIPPED", entry.path, entry.offset
-            )
-        if entry.kind != HARDLINK:
-            return entry._replace(path=path)
-        return entry._replace(path=path, target=_rename(entry.target, reshape, limits, entry.offset))
-
-
-def _rename(path: bytes, reshape: Reshape, limits: Limits, offset: int) -> bytes:
-    rest = path.split(b"/")[reshape.strip :] if path else []
-    if not rest:
-        return b""
-    if not reshape.prefix:
-        if _DRIVE.match(rest[0]):
-            raise unsafe_entry("begins with a Windows drive or server name after stripping", "ABSOLUTE", path, offset)
-        return b"/".join(rest)
-    return normalize_path(reshape.prefix.encode("utf-8", "surrogateescape") + b"/".join(rest), limits, offset)

@@ -5,8 +5,6 @@ Source: POSIX.1-2017 pax (ustar Interchange Format), GNU tar manual "Basic Tar F
 
 from __future__ import annotations
 
-import re
-import zlib
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -35,10 +33,9 @@ from tasks_lib.archive.pax import (
     read_old_gnu_sparse,
     read_pax_sparse,
 )
+from tasks_lib.archive.small_files import SMALL, Item, SmallFileReader
 from tasks_lib.limits import Limits
 
-#: Content up to this many bytes is passed on in one piece.
-_SMALL: Final = 1 << 18
 _ZEROS: Final = bytes(BLOCK)
 _KINDS: Final = {b"0": FILE, b"\0": FILE, b"7": FILE, b"S": FILE, b"1": HARDLINK, b"2": SYMLINK, b"5": DIRECTORY}
 _REFUSED: Final = {
@@ -52,9 +49,6 @@ _REFUSED: Final = {
 #: few kilobytes that repeat one large header would take minutes.
 MAX_SPARE_RECORDS: Final = 1_000_000
 _RECORDS_EACH: Final = 16
-#: A name field that needs none of the checks of `normalize_path`: one component, NUL only after it.
-_PLAIN_NAME: Final = re.compile(rb"[^\x00-\x1f\x7f/.:\\][^\x00-\x1f\x7f/:\\]*\x00*")
-_new: Final = tuple.__new__  # creates an Entry in half the time of its constructor; there are up to a million
 
 
 class TarReader:
@@ -64,12 +58,7 @@ class TarReader:
         """Create the reader; `strip` is the number of components that the caller drops, see `keep_dot_components`."""
         self._stream = ExactReader(chunks)
         self._limits, self._strip = limits, strip
-        # names that fit a header's name field need no check unless these limits are smaller than the field
-        roomy = min(limits.max_path_bytes, limits.max_component_bytes) >= 100
-        self._small = min(_SMALL, limits.max_member_bytes) if roomy else -1
-        # the previous entry's directory (or the entry itself if it is one), the prefix of raw names in that directory,
-        # and the second part of a plain file's header
-        self._directory = self._start = self._tail = b""
+        self._small_files = SmallFileReader(limits)
         self._extensions = self._records = self._pieces = 0
         self.last: bytes | None = None  # the name of the entry being read
         self.mode = 0  # of the last entry that is no plain file
@@ -80,8 +69,8 @@ class TarReader:
         """The number of bytes read so far."""
         return self._stream.offset
 
-    def entries(self) -> Iterator[Entry]:
-        """Yield entries; skip content that the caller did not read.
+    def entries(self) -> Iterator[Item]:
+        """Yield entries, small files of one directory together; skip content that the caller did not read.
 
         Raises:
             ArchiveError: the archive is rejected (any subclass); the caller adds the archive's name.
@@ -100,60 +89,10 @@ class TarReader:
                 self._left = 0
             if pending:
                 pending = PendingExtensions()
-            elif self._tail:
-                yield from self._neighbours()
+            elif (files := self._small_files.read(self._stream)) is not None:
+                yield files
         if pending:
             raise damaged_archive("an extension header without an entry", "DANGLING", offset=self._stream.offset)
-
-    def _neighbours(self) -> Iterator[Entry]:
-        """Yield the small files that follow in the same directory as the previous entry, or in it.
-
-        This fast path applies the same rules in a third of the time and handles nearly all files. It requires: a header
-        whose second part, from the type on, equals that of a plain file read before (no link, no prefix); a name of at
-        most 100 bytes with the same directory prefix as the previous one, which passed `normalize_path`, and one
-        harmless last component; content that is already in memory. It stops at the first other entry, which `_entry`
-        handles.
-        """
-        stream, start, tail = self._stream, self._start, self._tail
-        small, plain_name, adler32 = self._small, _PLAIN_NAME.fullmatch, zlib.adler32
-        prefix = self._directory + b"/" if self._directory else b""
-        rest = byte_sum(tail[:189]) + byte_sum(tail[189:]) + 8 * 0x20 - 1  # see `byte_sum`
-        begin = len(start)
-        held, at = stream.held, stream.at
-        base = stream.offset - at
-        view, end = memoryview(held), len(held)
-        while at + BLOCK <= end:
-            head = held[at : at + 148]
-            name = head[:100]
-            size = decode_number(head[124:136])
-            content = at + BLOCK
-            following = content + size + -size % BLOCK
-            if (
-                not name.startswith(start)
-                or not plain_name(name, begin)
-                or held[at + 156 : content] != tail
-                or not 0 <= size <= small
-                or following > end
-                or (mode := decode_number(head[100:108])) < 0
-                or decode_number(held[at + 148 : at + 156]) != rest + (adler32(head) & 0xFFFF)
-            ):
-                return
-            stream.at = following
-            path = prefix + name[begin:].rstrip(b"\0")
-            chunks = (view[content : content + size],) if size else ()
-            yield _new(Entry, (path, FILE, size, mode >> 6 & 1, b"", base + at, chunks))
-            at = following
-
-    def _remember(self, block: bytes, name: bytes, path: bytes, what: str) -> None:
-        """Remember the data of this entry that `_neighbours` needs."""
-        if what == FILE and block[156:157] == b"0" and not block[345]:
-            self._tail = block[156:]
-        if what == FILE:
-            self._start, self._directory = name[: name.rfind(b"/") + 1], path.rpartition(b"/")[0]
-        elif what == DIRECTORY:
-            self._start, self._directory = name.removesuffix(b"/") + b"/", path
-            if path.count(b"/") + 2 > self._limits.max_depth:
-                self._tail = b""
 
     def _next_header(self) -> bytes | None:
         offset = self._stream.offset
@@ -247,7 +186,7 @@ class TarReader:
         if not path and what != DIRECTORY:
             raise unsafe_entry("has the destination directory itself as its name", "ROOT", name, offset)
         path = keep_dot_components(path, name, self._strip)
-        self._remember(block, name, path, what)
+        self._small_files.remember(block, name, path, what)
         return path
 
     def _target(self, block: bytes, what: str, pending: PendingExtensions, name: bytes, offset: int) -> bytes:
@@ -269,7 +208,7 @@ class TarReader:
 
     def _whole(self, size: int) -> Iterable[bytes]:
         """Return the content, a small one as one piece: this avoids a generator for each of a million files."""
-        if size > _SMALL:
+        if size > SMALL:
             return self._content(size)
         self._left = 0
         return (self._stream.padded(size),) if size else ()

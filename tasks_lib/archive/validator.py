@@ -19,6 +19,7 @@ from tasks_lib.archive.entries import (
     option_hint,
     unsafe_entry,
 )
+from tasks_lib.archive.small_files import SmallFiles
 from tasks_lib.limits import Limits
 
 #: Maximum number of symlinks followed for one name. Source: Linux path_resolution(7), 40.
@@ -98,6 +99,24 @@ class EntryValidator:
         if kind != FILE:
             self._note(entry)
         return (*implied, entry) if implied else (entry,)
+
+    def add_files(self, group: SmallFiles) -> bool:
+        """Add files that are all new, in a known directory and within the limits; return whether they were added.
+
+        `add` judges other files, one by one.
+        """
+        names = self._directories.get(group.directory)
+        new = dict.fromkeys([file[0] for file in group.files], FILE)
+        if names is None or len(new) < len(group.files) or not names.keys().isdisjoint(new):
+            return False
+        count = self._count + len(new)
+        total = self._total + sum([file[1] for file in group.files])
+        length = self._names + sum(map(len, new)) + len(new) * len(group.directory + b"/" if group.directory else b"")
+        if count > self._max_entries or total > self._allowed or length > self._max_names:
+            return False
+        self._count, self._total, self._names = count, total, length
+        names.update(new)
+        return True
 
     def _replaces(self, names: dict[bytes, str], name: bytes, entry: Entry) -> bool:
         """Return whether an entry replaces an earlier one of the same name, False if it repeats that one."""

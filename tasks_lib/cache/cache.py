@@ -194,10 +194,11 @@ class Cache:
         with self._scratch(0o444) as temporary:
             yield Writer(self.root, temporary, self.options.durability, self.name)
 
-    def name(self, descriptor: int, temporary: Path | None, integrity: Integrity) -> None:
+    def name(self, descriptor: int, temporary: Path | None, integrity: Integrity, artifact: Path | None = None) -> None:
         """Link a hashed, synced, open file of the cache at its blob path; remove its temporary name.
 
-        If a file exists at that path, it stays if it is the blob; otherwise it goes to quarantine.
+        If a file exists at that path, it stays if it is the blob; otherwise it goes to quarantine. A new blob is also
+        linked at `artifact`, if that succeeds.
 
         Raises:
             OSError: the file system rejects the operation.
@@ -214,7 +215,17 @@ class Cache:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         if named == "now":
+            if artifact is not None:
+                self._link_artifact(descriptor, final, artifact)
             self.shelf.memo.put(Fingerprint.of(os.fstat(descriptor)), integrity.digest.hex)
+
+    def _link_artifact(self, descriptor: int, blob: str, artifact: Path) -> None:
+        """Link a new blob at `artifact`, unless that exists or fails: `publish` finds out, and reports an error."""
+        with contextlib.suppress(OSError):
+            # no directory is synced: a link that a power loss removes is created again
+            place = str(artifact)
+            self._directories.make(files.parent_of(place), "fast")
+            system_calls.link_open_file(descriptor, place, known_as=blob)
 
     def _named(
         self, descriptor: int, temporary: Path | None, integrity: Integrity, final: str
@@ -262,9 +273,8 @@ class Cache:
         finally:
             remove_tree(directory)
 
-    @contextlib.contextmanager
-    def partial(self, integrity: Integrity) -> Iterator[Partial]:
-        """Yield the resumable download of a blob; the caller holds `lock` of its digest.
+    def partial(self, integrity: Integrity) -> contextlib.AbstractContextManager[Partial]:
+        """Open the resumable download of a blob; the caller holds `lock` of its digest.
 
         Raises:
             CacheUnavailableError: the cache is not writable.
@@ -277,8 +287,7 @@ class Cache:
                 files.require_space(directory, integrity.size - existing_size)
         except OSError as error:
             raise files.cache_error(place, error, integrity.size) from error
-        with open_partial(place, self._directory("quarantine"), integrity, existing_size) as partial:
-            yield partial
+        return open_partial(place, lambda: self._directory("quarantine"), integrity, existing_size)
 
     def _resumable(self, place: str) -> int:
         """Return how many bytes an earlier download left; remove a file that cannot be resumed.
@@ -307,14 +316,16 @@ class Cache:
         chunks = partial.take()
         if chunks is None:
             durability = self.options.durability
-            partial.publish(lambda descriptor, path: self.name(descriptor, path, partial.expected), durability)
+            partial.publish(
+                lambda descriptor, path: self.name(descriptor, path, partial.expected, partial.artifact), durability
+            )
             return
         temporary = atomic.Temporary(self._directory("tmp"), 0o444)
         try:
             for chunk in chunks:
                 temporary.write(chunk)
             temporary.finish(self.options.durability)
-            self.name(temporary.descriptor, temporary.path, partial.expected)
+            self.name(temporary.descriptor, temporary.path, partial.expected, partial.artifact)
         finally:
             temporary.close()
 
@@ -415,7 +426,7 @@ class Cache:
             BlobMissingError, BlobCorruptError: as `open`.
             CacheUnavailableError: `path` is not writable.
         """
-        directory = os.path.dirname(path)  # noqa: PTH120  # for thousands of files
+        directory = files.parent_of(str(path))
         with self.open(integrity) as file:
             try:
                 # no directory is synced: a link that a power loss removes is created again

@@ -36,7 +36,9 @@ _FULL_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
-def open_partial(place: str, quarantine: Path, expected: Integrity, existing_size: int) -> Iterator[Partial]:
+def open_partial(
+    place: str, quarantine: Callable[[], Path], expected: Integrity, existing_size: int
+) -> Iterator[Partial]:
     """Yield the download at `place`; delete it if the disk is full, so that it does not occupy the last space.
 
     Raises:
@@ -64,17 +66,22 @@ class Partial:
     """A resumable download; `open_partial` creates it for `Cache.partial`, whose caller holds the lock of its digest.
 
     `size` is the number of contiguous bytes from the start, all of them hashed. `validator` is the strong
-    validator with which the server at `origin` identified them.
+    validator with which the server at `origin` identified them. `artifact` is the name that the content gets together
+    with that of its blob, None if something else is to be checked first.
     """
 
-    def __init__(self, place: str, quarantine: Path, expected: Integrity, existing_size: int) -> None:
-        """Continue the file at `place`, which has `existing_size` bytes, or begin in memory."""
+    def __init__(self, place: str, quarantine: Callable[[], Path], expected: Integrity, existing_size: int) -> None:
+        """Continue the file at `place`, which has `existing_size` bytes, or begin in memory.
+
+        `quarantine` returns the directory for wrong bytes, and creates it.
+        """
         self._place, self._aside = place, quarantine
         self.expected = expected
         self._digest = BackgroundHash(expected.digest.algorithm, expected.size)
         self._pieces: Pieces | None = None
         self.size = 0
         self.validator = self.origin = ""
+        self.artifact: Path | None = None
         self._noted = False
         self._memory: list[bytes] = []  # the bytes received so far, until a file is needed
         self._begun_s = 0.0
@@ -304,7 +311,7 @@ class Partial:
     def quarantine(self, reason: str) -> Path:
         """Move the wrong bytes to quarantine with a note of the reason; return their path, keep an empty partial."""
         self._spill()
-        aside = Quarantine(self._aside).take(self._path, f"{self._digest.hexdigest()}.download", reason)
+        aside = Quarantine(self._aside()).take(self._path, f"{self._digest.hexdigest()}.download", reason)
         os.close(self._file)
         self._file = os.open(self._path, _FLAGS | os.O_TRUNC, 0o600)
         self.restart("")

@@ -86,6 +86,8 @@ class TaskCommand(BaseCommand):
             return INTERRUPTED
         finally:
             gc.enable()  # the final collection closes files that dodo.py left open, which flushes their buffers
+            if not self.loader.has_own_names():
+                gc.freeze()  # it would find our objects only
             _restore_sigint()
         return status
 

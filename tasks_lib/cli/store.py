@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from tasks_lib.engine.base_command import PURPOSES, flag, from_start, option, us
 from tasks_lib.errors import SettingError, StoreError, UnknownNameError, escape_text
 from tasks_lib.incremental.selection import closure
 from tasks_lib.progress import LineProgress
+from tasks_lib.steps.source_package import list_shared_files
 from tasks_lib.steps.store_prune import prune_store
 from tasks_lib.steps.store_status import describe_stores
 from tasks_lib.steps.transfer import list_shared_items, pull, push
@@ -84,9 +86,9 @@ def _select(definitions: Definitions, names: list[str]) -> tuple[list[str], list
 
 
 def _list_items(context: Context, names: list[str]) -> list[Any]:
-
     plan = load_plan(context)
-    return list(list_shared_items(plan, *closure(plan.definitions, *_select(plan.definitions, names))))
+    chosen = closure(plan.definitions, *_select(plan.definitions, names))
+    return list(list_shared_items(plan, *chosen, list_files=partial(list_shared_files, context)))
 
 
 def _keygen(names: list[str]) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tasks_lib.definitions.values import (
     Checksums,
     Debian,
+    DebianSource,
     Definitions,
     Fetch,
     FetchesEntry,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Checksums",
     "Debian",
+    "DebianSource",
     "Definitions",
     "Fetch",
     "FetchesEntry",

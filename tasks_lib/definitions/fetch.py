@@ -12,11 +12,12 @@ from typing import Any, Final
 import msgspec
 
 from tasks_lib.definitions.debian_fields import DEBIAN, read_debian
+from tasks_lib.definitions.debian_source_fields import DEBIAN_SOURCE, read_debian_source
 from tasks_lib.definitions.fields import ANYTHING, KEYED_NAMES, NAME_FIELD, RELATIVE, TEXT, name_keyed
 from tasks_lib.definitions.platform_fields import BY_PLATFORM, ByPlatform, has_platforms, read_platforms
 from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of
 from tasks_lib.definitions.source_fields import GIT, HG, SOURCES, STATIC_URL, read_repository, read_static_url
-from tasks_lib.definitions.values import DEFAULT_ARTIFACT_PREFIX, Debian, Fetch, Git, Hg, StaticUrl
+from tasks_lib.definitions.values import DEFAULT_ARTIFACT_PREFIX, Debian, DebianSource, Fetch, Git, Hg, StaticUrl
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree
 from tasks_lib.errors import find_similar, suggest
 
@@ -29,7 +30,7 @@ _REFUSED_TYPES: Final = {
 }
 
 
-def read_source(node: Node, where: Location) -> StaticUrl | Git | Hg | Debian | ByPlatform | None:
+def read_source(node: Node, where: Location) -> StaticUrl | Git | Hg | Debian | DebianSource | ByPlatform | None:
     """Return the source that a mapping describes, or None after reporting a problem.
 
     Raises:
@@ -46,7 +47,7 @@ def read_source(node: Node, where: Location) -> StaticUrl | Git | Hg | Debian | 
         else:
             place.wrong(reason, suggest(kind.text, SOURCES))
         return None
-    if table is not STATIC_URL and "branch" in node.items:
+    if "branch" in table and "branch" in node.items:
         place = where.at("branch", node.lines["branch"])
         place.refuse("a branch moves, so the content would change under the same definition", "pin `revision:`")
         return None
@@ -59,9 +60,12 @@ def read_source(node: Node, where: Location) -> StaticUrl | Git | Hg | Debian | 
     return _READERS.get(kind.text, read_repository)(found, where)
 
 
-_READERS: Final[Mapping[str, Callable[[dict[str, Any], Location], StaticUrl | Git | Hg | Debian | None]]] = {
+_READERS: Final[
+    Mapping[str, Callable[[dict[str, Any], Location], StaticUrl | Git | Hg | Debian | DebianSource | None]]
+] = {
     "static-url": read_static_url,
     "debian": read_debian,
+    "debian-source": read_debian_source,
 }
 
 
@@ -78,7 +82,7 @@ FETCH: Final[FieldTable] = {
     "description": TEXT.needed("describe the content in one line").about("the content in one line"),
     "fetch": Field(
         read_source,
-        {"oneOf": [schema_of(one) for one in (STATIC_URL, GIT, HG, BY_PLATFORM, DEBIAN)]},
+        {"oneOf": [schema_of(one) for one in (STATIC_URL, GIT, HG, BY_PLATFORM, DEBIAN, DEBIAN_SOURCE)]},
         "content to fetch",
     ).needed("add a mapping with type, url, sha256 and size"),
     "fetch-alias": KEYED_NAMES.about("alternative name for use in toolchains"),
@@ -105,7 +109,7 @@ def read_fetch(name: str, node: Node, where: Location, ignored: Callable[[str], 
     prefix = found.get("artifact-prefix", DEFAULT_ARTIFACT_PREFIX)
     aliases = [one for one in found.get("fetch-alias", ()) if one != name]
     source = found["fetch"]
-    if isinstance(source, Debian) and not source.artifact_name:
+    if isinstance(source, Debian | DebianSource) and not source.artifact_name:
         source = msgspec.structs.replace(source, artifact_name=f"{name}.tar.zst")
     platforms = source.sources if isinstance(source, ByPlatform) else ()
     return Fetch(

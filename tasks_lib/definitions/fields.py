@@ -32,7 +32,9 @@ RESERVED_NAMES: Final = frozenset({"artifacts", "extracted", "fetches", "report.
 
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x20\x7f\\]")
 #: URLs in which no check finds a fault, unless the scheme is not allowed: most URLs.
-_PLAIN_URL: Final = re.compile(r"(https?)://[A-Za-z0-9][A-Za-z0-9.-]*/[A-Za-z0-9._~/+%@=&?-]*")
+_PLAIN_URL: Final = re.compile(
+    r"(https?)://[A-Za-z0-9][A-Za-z0-9.-]*(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}))?/[A-Za-z0-9._~/+%@=&?-]*"
+)
 
 
 # --- readers: node -> value -------------------------------------------------------------------

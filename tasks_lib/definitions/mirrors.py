@@ -20,7 +20,7 @@ from tasks_lib.definitions.expressions import compile_expression
 from tasks_lib.definitions.fields import NAME, TEXT, TEXTS, check_download_url, one_of, one_or_list, read_text
 from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of
 from tasks_lib.definitions.taskgraph import taskgraph_digest
-from tasks_lib.definitions.values import Debian, Fetch, Place, StaticUrl, scheme_fault
+from tasks_lib.definitions.values import Debian, DebianSource, Fetch, Place, StaticUrl, scheme_fault
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, parse_yaml
 from tasks_lib.errors import suggest
 from tasks_lib.network import parse_address, reached_by
@@ -351,7 +351,7 @@ def parse_mirrors(text: str) -> Mirrors:
     return Mirrors()
 
 
-def find_unknown_groups(source: StaticUrl | Debian, mirrors: Mirrors) -> Iterable[tuple[str, str]]:
+def find_unknown_groups(source: StaticUrl | Debian | DebianSource, mirrors: Mirrors) -> Iterable[tuple[str, str]]:
     """Return the undefined mirror groups that a source refers to, each with a hint."""
     if isinstance(source, Debian):
         urls = [f"{uri}/" for suite in source.suites for uri in (suite.uri, suite.snapshots)]

@@ -23,13 +23,24 @@ from tasks_lib.definitions.fetch import FETCH, read_fetch
 from tasks_lib.definitions.fields import NAME, RESERVED_NAMES, check_name, read_relative_path
 from tasks_lib.definitions.image import IMAGE, read_image
 from tasks_lib.definitions.mirrors import Mirrors, find_unknown_groups, read_mirrors
+from tasks_lib.definitions.packages import read_package
 from tasks_lib.definitions.packed import MANY, PackedDefinitions
 from tasks_lib.definitions.schema import FieldError, Location, matcher, schema_of
 from tasks_lib.definitions.toolchain import TOOLCHAIN, read_toolchain
-from tasks_lib.definitions.values import Debian, Definitions, Fetch, Image, RefusedDefinition, StaticUrl, Toolchain
+from tasks_lib.definitions.values import (
+    Debian,
+    DebianSource,
+    Definitions,
+    Fetch,
+    Image,
+    RefusedDefinition,
+    StaticUrl,
+    Toolchain,
+)
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree, YamlFaultError, merge, parse_yaml
 from tasks_lib.definitions.yaml_tree import Sequence as YamlSequence
 from tasks_lib.errors import DefinitionError, Problem, suggest
+from tasks_lib.layout import PACKAGES
 
 
 class _Document(NamedTuple):
@@ -41,7 +52,7 @@ class _Document(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """One definition file: `kind` is "fetch", "toolchain", "image" or "mirrors", `directory` its absolute directory.
+    """One definition file: `kind` is "mirrors" or one of `Layout.kinds`, `directory` its absolute directory.
 
     In a Taskgraph tree, `root` is the repository, to which key paths and resources are relative, and `scripts` is the
     directory of the toolchain scripts; both are "" for other definitions. `part` is "all", or "defaults" for a
@@ -92,6 +103,7 @@ class _Reading:
     platforms: dict[str, tuple[str, ...]] = field(default_factory=dict)
     kinds: dict[str, Problem] = field(default_factory=dict)  # why a whole kind is refused
     mirrors: Mirrors | None = None
+    aliases: dict[str, str] | None = None  # of the fetches, once the first package needs them
 
     @property
     def by_kind(self) -> dict[str, PackedDefinitions[Any]]:
@@ -184,12 +196,12 @@ class _Reading:
             if fetch.platforms:
                 self.platforms[name] = tuple(platform for platform, _ in fetch.platforms)
             sources = [one for one in fetch.sources if isinstance(one, StaticUrl)]
-            located = [fetch.source] if isinstance(fetch.source, Debian) else sources
+            located = [fetch.source] if isinstance(fetch.source, Debian | DebianSource) else sources
             if not located:
                 continue
             for group, hint in (found for one in located for found in find_unknown_groups(one, mirrors)):
                 reason = f"unknown mirror group {group!r}"
-                key = f"{name}.fetch.{'url' if sources else 'uri'}"
+                key = f"{name}.fetch.{_URL_KEYS.get(type(fetch.source), 'url')}"
                 problem = Problem(fetch.file, fetch.line, key, reason, hint)
                 if fetch.file in trees:
                     self.refuse(f"fetch:{name}", name, problem)
@@ -228,19 +240,45 @@ class _Reading:
         if not own:
             return
         if source.root:
-            self.by_kind[source.kind].pop(name, None)
+            self.drop(source.kind, name)
             self.refuse(task, name, own[0])
         else:
             self.problems += own
 
+    def package(self, name: str, node: Node, where: Location) -> None:
+        """Read the source of a package, unless a fetch has this name as its alias."""
+        if self.aliases is None:  # this kind is read after all others
+            self.aliases = {one.alias: one.name for one in self.fetches.values() if one.alias}
+        if name in self.aliases:
+            where.wrong(f"{name!r} is an alias of {self.aliases[name]}", "choose another name")
+        package = read_package(name, node, where)
+        if package is not None and not where.problems:
+            self.fetches[name] = package
+
+    def drop(self, kind: str, name: str) -> None:
+        """Remove a definition; a package with a problem was not added, and a fetch of its name stays."""
+        if kind in self.by_kind:
+            self.by_kind[kind].pop(name, None)
+
     def definition(self, source: SourceFile, name: str, node: Node, where: Location) -> None:
-        known = self.by_kind[source.kind]
+        known = self.by_kind["fetch" if source.kind == PACKAGES else source.kind]
         if name in known:
             where.wrong("is defined twice", f"the other definition is at {known[name].file}:{known[name].line}")
-        elif (task := f"{source.kind}:{name}") in self.refused:
-            where.wrong("is defined twice", f"the other definition is at {self.refused[task].place}")
+        elif other := next((one for one in _tasks(source.kind, name) if one in self.refused), ""):
+            where.wrong("is defined twice", f"the other definition is at {self.refused[other].place}")
+        elif source.kind == PACKAGES:
+            self.package(name, node, where)
         elif (found := _READERS[source.kind](name, node, where, _IS_IGNORED)) is not None:
             known[name] = found
+
+
+def _tasks(kind: str, name: str) -> tuple[str, ...]:
+    """Return the tasks that a refused definition of this name may have; the source of a package is a fetch."""
+    return (f"{kind}:{name}", f"fetch:{name}") if kind == PACKAGES else (f"{kind}:{name}",)
+
+
+#: The key that has the URLs of a source, if it is not `url`.
+_URL_KEYS: Final[Mapping[type, str]] = {Debian: "uri", DebianSource: "dsc.url"}
 
 
 def _added(known: PackedDefinitions[Any], before: int) -> list[str]:

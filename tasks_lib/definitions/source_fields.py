@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from tasks_lib.definitions.debian_fields import DEBIAN
+from tasks_lib.definitions.debian_source_fields import DEBIAN_SOURCE
 from tasks_lib.definitions.fields import (
     ANYTHING,
     COUNT,
@@ -99,7 +100,7 @@ _ORIGINS: Final = ("https", "http", "file", "mirror")
 
 def _type(word: str, doc: str) -> Field:
     """Return the field of the type, which was read before its table was chosen."""
-    return Field(read_text, {"enum": [word]}, doc, "use one of static-url, git, hg, debian")
+    return Field(read_text, {"enum": [word]}, doc, "use one of static-url, git, hg, debian, debian-source")
 
 
 _NAMED: Final = FILE_NAME.about("file name of the artifact; a .tar.zst name requests a repack")
@@ -159,7 +160,13 @@ HG: Final[FieldTable] = {
     },
     **UPSTREAM_FIELDS,
 }
-SOURCES: Final[Mapping[str, FieldTable]] = {"static-url": STATIC_URL, "git": GIT, "hg": HG, "debian": DEBIAN}
+SOURCES: Final[Mapping[str, FieldTable]] = {
+    "static-url": STATIC_URL,
+    "git": GIT,
+    "hg": HG,
+    "debian": DEBIAN,
+    "debian-source": DEBIAN_SOURCE,
+}
 
 
 def read_static_url(found: dict[str, Any], where: Location) -> StaticUrl | None:

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from tasks_lib.digest import Integrity
+from tasks_lib.digest import Digest, Integrity
 from tasks_lib.formats import SINGLE, UNCHANGED, Reshape
 from tasks_lib.platforms import parse_platform
 from tasks_lib.relpath import RelPath
@@ -229,12 +229,49 @@ class Debian(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=Tru
     purl: str = ""
 
 
+class DebianSource(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """The source of a Debian package: a .dsc and the files that it names, or for the form "tarball" one file.
+
+    `size` is -1 if the definition of a Taskgraph tree does not give it: the digest suffices, since it is verified.
+    `signed_by` are the fingerprints of the primary keys that may sign the .dsc, () if its digest suffices, `key_files`
+    the paths of files with these keys.
+    """
+
+    url: str
+    digest: Digest
+    size: int = -1
+    artifact_name: str = ""
+    mirrors: tuple[str, ...] = ()
+    form: str = "dsc"
+    signed_by: tuple[str, ...] = ()
+    key_files: tuple[str, ...] = ()
+    shape: tuple[tuple[str, str], ...] = ()
+    archive: tuple[tuple[str, int | str], ...] = ()
+    update: Update | None = None
+    purl: str = ""
+
+    def __repr__(self) -> str:
+        """Return a text without URLs, which may contain secrets."""
+        return f"DebianSource(artifact_name={self.artifact_name!r}, digest={self.digest!r})"
+
+    def file(self, integrity: Integrity, name: str = "") -> StaticUrl:
+        """Return the .dsc or the tarball as a download, or the file `name` beside it (percent-encoded)."""
+        url, *mirrors = (_beside(one, name) if name else one for one in (self.url, *self.mirrors))
+        last = file_name_of(url)
+        return StaticUrl(url=url, integrity=integrity, artifact_name=last, mirrors=tuple(mirrors), repack="never")
+
+    @property
+    def pinned(self) -> StaticUrl | None:
+        """The .dsc or the tarball as a download, None if its size is not known."""
+        return self.file(Integrity(size=self.size, digest=self.digest)) if self.size >= 0 else None
+
+
 class Fetch(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """A fetch definition: the content to fetch and its name."""
 
     name: str
     description: str
-    source: StaticUrl | Git | Hg | Debian
+    source: StaticUrl | Git | Hg | Debian | DebianSource
     alias: str = ""
     artifact_prefix: str = DEFAULT_ARTIFACT_PREFIX
     ignored: tuple[str, ...] = ()  # keys that only Taskcluster uses
@@ -244,7 +281,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True
     line: int
 
     @property
-    def sources(self) -> tuple[StaticUrl | Git | Hg | Debian, ...]:
+    def sources(self) -> tuple[StaticUrl | Git | Hg | Debian | DebianSource, ...]:
         """The content for each platform, or the only one."""
         return tuple(source for _, source in self.platforms) or (self.source,)
 
@@ -462,6 +499,11 @@ class Definitions(msgspec.Struct, frozen=True, kw_only=True):
 def scheme_fault(url: str) -> str:
     """Return why a URL is never requested, "" if it may be."""
     return "ftp is not supported: add a mirror or a rule to mirrors.yml" if url[:4].lower() == "ftp:" else ""
+
+
+def _beside(url: str, name: str) -> str:
+    """Return the URL of the file `name` in the same directory, without the query. Source: RFC 3986 section 5.2."""
+    return f"{url.partition('#')[0].partition('?')[0].rpartition('/')[0]}/{name}"
 
 
 def file_name_of(url: str) -> str:

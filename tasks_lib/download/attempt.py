@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import BinaryIO, Final, NamedTuple
 
 from tasks_lib.cache import Cache, Partial
@@ -127,6 +127,7 @@ class Reader:
         pace = RateMonitor(download, source, self._policy, self._hosts)
         try:
             with self._asked(download, source, pace) as response:
+                self._begin_body(download, source, response)
                 assert source.origin is not None
                 self._hosts.alive(source.origin)
                 source.assembly = Assembly.RESUMED if response.start > 0 else Assembly.ONE_RESPONSE
@@ -140,14 +141,16 @@ class Reader:
             return _Received(result.facts | {"connections": connections}, result.describe_sender)
         return result._replace(is_whole=is_whole)
 
-    @contextlib.contextmanager
-    def _asked(self, download: Download, source: SourceState, check: Callable[[], None]) -> Iterator[Response]:
+    def _asked(
+        self, download: Download, source: SourceState, check: Callable[[], None]
+    ) -> contextlib.AbstractContextManager[Response]:
+        """Return the context of a request for the bytes that are missing."""
         partial, size = download.partial, download.wanted.integrity.size
         resumable = partial.validator and 0 < partial.size < size
         # a validator is valid only at its own origin; elsewhere only the digest shows whether the parts match
         validator = partial.validator if partial.origin == str(source.origin) else ""
         download.progress.phase("connect", url=redacted(source.url), total=size)
-        with self._transport.open(
+        return self._transport.open(
             source.url,
             headers=download.headers_for(source.url),
             size=size,
@@ -156,14 +159,17 @@ class Reader:
             ends=source.retry.ends,
             check=check,
             asked=lambda: download.progress.phase("first-byte", url=redacted(source.url), total=size),
-        ) as response:
-            self._check_length(download, source, response)
-            if response.start == 0:
-                validator = response.validator
-                is_clean = self._redacted(validator) == validator
-                partial.restart(validator if is_clean else "", str(source.origin))
-            download.progress.phase("body", url=response.url, total=size, resumed=response.start)
-            yield response
+        )
+
+    def _begin_body(self, download: Download, source: SourceState, response: Response) -> None:
+        """Let the partial download begin or continue with a response."""
+        self._check_length(download, source, response)
+        if response.start == 0:
+            validator = response.validator
+            is_clean = self._redacted(validator) == validator
+            download.partial.restart(validator if is_clean else "", str(source.origin))
+        total = download.wanted.integrity.size
+        download.progress.phase("body", url=response.url, total=total, resumed=response.start)
 
     def _check_length(self, download: Download, source: SourceState, response: Response) -> None:
         """Reject a response of the wrong length, and read only what the diagnosis needs.

@@ -93,9 +93,11 @@ class Downloader:
                 return {} if known is None else self._confirm(wanted, known, progress)
             with self._cache.partial(wanted.integrity) as partial:
                 download = Download(wanted, partial, progress, AttemptLog(wanted), {})
+                if known is None and (self._fleet is None or self._fleet.trust == "none"):
+                    partial.artifact = wanted.artifact  # no other URL is known that would have to be confirmed
                 held = self._from_store(download)
                 if held is None:
-                    download.headers = wanted.headers()
+                    download.headers, partial.artifact = wanted.headers(), wanted.artifact
                     found = self._from_any(download)
             if held is not None:
                 return self._adopt(wanted, known, *held, progress)

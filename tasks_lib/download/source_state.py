@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from tasks_lib.cache import Partial
@@ -216,7 +217,8 @@ class Request:
     `headers` returns headers for the origin of `home`, the URL as the definition writes it (default: the first URL); it
     is called before any URL is asked, and may raise. After a URL in `strict`, the next URL is asked only if the answer
     was 404 or 410. `refused` maps URLs that must not be asked to the reason. `by_digest` are content-addressed URLs,
-    which say nothing about `home`.
+    which say nothing about `home`. `artifact` is the name that the content of a source gets in the cache, if its digest
+    is all that is to be checked.
     """
 
     name: str
@@ -227,6 +229,7 @@ class Request:
     strict: frozenset[str] = frozenset()
     refused: Mapping[str, str] = field(default_factory=dict)
     by_digest: frozenset[str] = frozenset()
+    artifact: Path | None = None
 
     @property
     def written(self) -> str:

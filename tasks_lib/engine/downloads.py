@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks_lib.context import Context
-from tasks_lib.definitions import Debian, Fetch, StaticUrl
+from tasks_lib.definitions import Debian, DebianSource, Fetch, StaticUrl
 from tasks_lib.digest import Digest
 from tasks_lib.errors import OfflineError, escape_text
 from tasks_lib.graph.actions import step_of
@@ -60,4 +60,6 @@ def _list_digests(fetch: Fetch) -> list[Digest]:
         from tasks_lib.steps.debian import list_members  # slow to import, needed only for packages
 
         return [one.integrity.digest for one in list_members(source, Path())]
+    if isinstance(source, DebianSource):
+        return [source.digest]
     return [source.integrity.digest] if isinstance(source, StaticUrl) else []

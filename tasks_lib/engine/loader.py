@@ -63,6 +63,14 @@ class Loader:
         own = {name for name in YIELDING if has_task(self._inner, name)}
         self._inner.cmd_names = [name for name in self._inner.cmd_names if name not in own]
 
+    def has_own_names(self) -> bool:
+        """Return whether dodo.py defines or imports anything that is not ours, and so may leave a file open."""
+        ours = vars(sys.modules["doit_fetch"]) if "doit_fetch" in sys.modules else {}
+        return any(
+            name not in ours or not (name.startswith("__") or ours[name] is value)
+            for name, value in (getattr(self._inner, "namespace", None) or {}).items()
+        )
+
     def load_tasks(self, cmd: Any, pos_args: list[str]) -> list[Task]:
         """Return the tasks that a command needs.
 

@@ -87,6 +87,7 @@ class PooledRunner(Runner):
         self._selected: list[str] = []
         self._held: dict[str, deque[Any]] = defaultdict(deque)  # nodes to check once the task of that name is done
         self._free: deque[Any] = deque()  # nodes whose setup task is done
+        self._collector = gc.get_threshold()
         self._ending = False  # a task failed; the main thread may not have seen it yet
         self.stuck = 0
 
@@ -96,10 +97,9 @@ class PooledRunner(Runner):
         Raises:
             InvalidDodoFile: tasks wait for each other.
         """
-        before = gc.get_threshold()
         if len(task_dispatcher.tasks) > _MANY:
             gc.freeze()
-            gc.set_threshold(_NEW_OBJECTS, *before[1:])
+            gc.set_threshold(_NEW_OBJECTS, *self._collector[1:])
         gc.enable()
         self._tasks = task_dispatcher.tasks
         self._selected = task_dispatcher.selected_tasks
@@ -113,7 +113,6 @@ class PooledRunner(Runner):
             with thread_local_stdio(), run_alone:  # this thread also makes many short system calls
                 self._loop(task_dispatcher)
         finally:
-            gc.set_threshold(*before)
             self.dep_manager.get_status = self._check
             self._end_workers()
 
@@ -340,6 +339,7 @@ class PooledRunner(Runner):
         if plan is not None and self._interruption.signal:
             plan = None
         if plan is not None:
+            backend.save()  # while the files that the last task made become old enough
             plan.settle()
         saved = plan is not None and backend.save()
         self.final_result = max(self.final_result, finish_uploads(self.reporter, self._interruption))
@@ -347,6 +347,7 @@ class PooledRunner(Runner):
         if plan is not None and saved:
             requested = (task.name for task in needed(self._tasks, self._selected) if task.actions)
             finish_run(plan, backend.name, requested)
+        gc.set_threshold(*self._collector)
         if len(self._tasks) > _MANY:
             gc.unfreeze()
         return status

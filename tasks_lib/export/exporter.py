@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from tasks_lib.definitions import Fetch, StaticUrl
+from tasks_lib.definitions import DebianSource, Fetch, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import SettingError, TreeError, escape_text
 from tasks_lib.export.directory import RECORDS, Changes, ExportDirectory, RecordedFile, WantedFile
@@ -66,7 +66,7 @@ def export(
     with cache.lock(hashlib.sha256(b"export " + os.fsencode(path)).hexdigest(), progress, "the lock of the export"):
         owner = str(project.context.settings.fetchdefs.absolute())
         place = ExportDirectory(path, layout_name, owner, cache, progress)
-        task = _Exporter(project, LAYOUTS[layout_name], place, fetches, bool(words))
+        task = _Exporter(project, LAYOUTS[layout_name], place, fetches, bool(words), progress)
         changes = place.update(task.wanted(target), task.is_stale)
     return Export(changes, task.left_out, task.layout.line(target))
 
@@ -75,10 +75,17 @@ class _Exporter:
     """One export: the files that are wanted, computed from the definitions."""
 
     def __init__(
-        self, project: Project, layout: ExportLayout, place: ExportDirectory, fetches: Sequence[Fetch], is_partial: bool
+        self,
+        project: Project,
+        layout: ExportLayout,
+        place: ExportDirectory,
+        fetches: Sequence[Fetch],
+        is_partial: bool,
+        progress: Progress,
     ) -> None:
         self.layout, self.left_out = layout, list[str]()
         self._project, self._place, self._fetches, self._is_partial = project, place, fetches, is_partial
+        self._progress = progress
         self._names = {one.name for one in fetches}
         recorded = place.record.files
         self._recorded = {one.sha256: path for path, one in recorded.items() if not one.is_text}
@@ -123,21 +130,36 @@ class _Exporter:
         users: dict[str, list[ExportedDownload]] = {}
         for fetch in self._fetches:
             source = fetch.source
-            if not isinstance(source, StaticUrl):
-                if not self.layout.has_trees:
-                    self._leave_out(fetch.name, "it is not one download")
+            if isinstance(source, DebianSource):
+                from tasks_lib.steps.source_package import obtain_files  # needed only for source packages
+
+                files = obtain_files(self._project.context, fetch, source, self._progress)
+            elif isinstance(source, StaticUrl):
+                files = [source]
+            elif not self.layout.has_trees:
+                self._leave_out(fetch.name, "it is not one download")
                 continue
-            one = self._download(fetch.name, source, fetch.platform)
-            try:
-                path = str(RelPath(self.layout.place(one)))
-            except ValueError as error:
-                self._leave_out(fetch.name, f"its URL {error}")
+            else:
                 continue
-            others = users.setdefault(path, [])
-            if others and others[0].sha256 != one.sha256:
-                raise _conflict(others[0].name, one.name, path)
-            others.append(one)
+            for file in files:
+                self._add_path(users, self._download(fetch.name, file, fetch.platform))
         return users
+
+    def _add_path(self, users: dict[str, list[ExportedDownload]], one: ExportedDownload) -> None:
+        """Add a download to those of its path.
+
+        Raises:
+            TreeError: as `_paths`.
+        """
+        try:
+            path = str(RelPath(self.layout.place(one)))
+        except ValueError as error:
+            self._leave_out(one.name, f"its URL {error}")
+            return
+        others = users.setdefault(path, [])
+        if others and others[0].sha256 != one.sha256:
+            raise _conflict(others[0].name, one.name, path)
+        others.append(one)
 
     def _download(self, name: str, source: StaticUrl, platform: str = "") -> ExportedDownload:
         sha512 = partial(self._sha512, name, source.integrity)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from tasks_lib.fs import system_calls
-from tasks_lib.fs.files import Durability, convert_os_errors, sync_file
+from tasks_lib.fs.files import Durability, convert_os_errors, parent_of, sync_file
 
 #: Buffer size of a spool in bytes.
 _SPOOL_BUFFER: Final = 1 << 18
@@ -158,7 +158,11 @@ def replace_symlink(target: str, final: Path) -> None:
     try:
         os.symlink(target, final)  # noqa: PTH211  # for each artifact of a run
     except FileNotFoundError:
-        os.makedirs(os.path.dirname(final), exist_ok=True)  # noqa: PTH103, PTH120
+        directory = parent_of(str(final))
+        try:
+            os.mkdir(directory)  # noqa: PTH102  # mostly only the last one is missing
+        except OSError:
+            os.makedirs(directory, exist_ok=True)  # noqa: PTH103
         replace_symlink(target, final)
     except FileExistsError:
         scratch = final.with_name(f".{scratch_name()}")

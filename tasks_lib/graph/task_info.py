@@ -10,7 +10,7 @@ import msgspec
 
 from tasks_lib import recipe, steps
 from tasks_lib.context import Context
-from tasks_lib.definitions import Debian, Fetch, Git, Hg, StaticUrl
+from tasks_lib.definitions import Debian, DebianSource, Fetch, Git, Hg, StaticUrl
 from tasks_lib.definitions.taskgraph import fetch_content_command
 from tasks_lib.formats import TREE_VERSION
 from tasks_lib.graph.index import IndexPaths
@@ -118,7 +118,7 @@ def image_info(made: ImageBuild, context: Context) -> dict[str, Any]:
 
 def list_urls(fetch: Fetch) -> list[str]:
     """Return the URLs of a fetch, the origin first, without credentials."""
-    if isinstance(fetch.source, StaticUrl):
+    if isinstance(fetch.source, StaticUrl | DebianSource):
         return [redacted(url) for url in (fetch.source.url, *fetch.source.mirrors)]
     if isinstance(fetch.source, Debian):
         return [redacted(url) for url in dict.fromkeys(suite.uri for suite in fetch.source.suites)]
@@ -133,6 +133,9 @@ def describe_fetch(fetch: Fetch) -> dict[str, Any]:
         facts["sha256"] = fetch.source.integrity.digest.hex
     elif isinstance(fetch.source, Debian):
         facts["lock"] = fetch.source.lock_file
+    elif isinstance(fetch.source, DebianSource):
+        facts |= {"size": fetch.source.size} if fetch.source.size >= 0 else {}
+        facts["sha256"] = fetch.source.digest.hex
     else:
         facts["revision"] = fetch.source.revision
     facts["sources"] = list_urls(fetch)
@@ -164,6 +167,8 @@ def fetch_identity(fetch: Fetch) -> Identity:
     source = fetch.source
     if isinstance(source, StaticUrl):
         return {"size": str(source.integrity.size), source.integrity.digest.algorithm: source.integrity.digest.hex}
+    if isinstance(source, DebianSource):
+        return ({"size": str(source.size)} if source.size >= 0 else {}) | {source.digest.algorithm: source.digest.hex}
     if isinstance(source, Debian):
         return {"suites": " ".join(one.name for one in source.suites), "packages": " ".join(source.packages)}
     return {"revision": source.revision}

@@ -12,7 +12,7 @@ from typing import Any
 
 from tasks_lib import steps
 from tasks_lib.context import Context
-from tasks_lib.definitions import Debian, Fetch, RefusedDefinition, StaticUrl, Toolchain
+from tasks_lib.definitions import Debian, DebianSource, Fetch, RefusedDefinition, StaticUrl, Toolchain
 from tasks_lib.errors import escape_text
 from tasks_lib.graph import task_info
 from tasks_lib.graph.actions import Step, list_targets, remove_delivery, remove_toolchain_build
@@ -21,6 +21,7 @@ from tasks_lib.graph.index import IndexPaths
 from tasks_lib.graph.names import GROUPS
 from tasks_lib.platforms import ALL
 from tasks_lib.steps import Artifact, Delivery, Plan
+from tasks_lib.steps.plan import list_read_files
 
 Task = dict[str, Any]
 
@@ -128,10 +129,10 @@ class TaskGraph:
     def _fetch_check(self, fetch: Fetch, fetched: Artifact) -> UpToDateCheck:
         """Return the check of a fetch; only that of a download asks its URL."""
         arguments = (self._context, fetched)
-        if isinstance(fetch.source, StaticUrl):
-            return FetchCheck(fetched.key, steps.is_published, arguments, definition=fetch)
-        locks = (fetch.source.lock_file,) if isinstance(fetch.source, Debian) else ()
-        return UpToDateCheck(fetched.key, steps.is_published, arguments, locks)
+        files = list_read_files(fetch.source)
+        if isinstance(fetch.source, StaticUrl | DebianSource):
+            return FetchCheck(fetched.key, steps.is_published, arguments, files, definition=fetch)
+        return UpToDateCheck(fetched.key, steps.is_published, arguments, files)
 
     def _refused(self, one: RefusedDefinition) -> Task:
         """Return a task that fails; it belongs to no group, so it runs only if it is named."""

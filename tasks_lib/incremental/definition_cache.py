@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
-from tasks_lib.definitions import Debian, Definitions, Fetch, Image, StaticUrl, Toolchain
+from tasks_lib.definitions import Debian, DebianSource, Definitions, Fetch, Image, StaticUrl, Toolchain
 from tasks_lib.definitions.codec import decode, decode_refused, encode
 from tasks_lib.definitions.packed import PackedDefinitions
 from tasks_lib.fs.atomic import write_best_effort
@@ -266,6 +266,8 @@ def share_of(fetch: Fetch) -> tuple[int, int]:
         from tasks_lib.debian.lock import definition_digest  # as above
 
         return int(definition_digest(fetch.source)[:16], 16), 0
+    if isinstance(fetch.source, DebianSource):
+        return int(recipe.pinned_key(fetch.source)[:16], 16), 0
     return int(recipe.commit_key(fetch.source)[:16], 16), 0
 
 

@@ -34,6 +34,7 @@ from tasks_lib.pins.add_platforms import (
     require_platform,
     write_platforms,
 )
+from tasks_lib.pins.add_source import is_source_package, obtain_dsc
 from tasks_lib.pins.add_url import GivenUrl, parse_url
 from tasks_lib.pins.asset_names import without_platform
 from tasks_lib.pins.commits import resolve_tag
@@ -46,6 +47,7 @@ from tasks_lib.pins.naming import file_name, propose_name, propose_repository_na
 from tasks_lib.pins.workspace import Workspace, editing, key_path, keys_above, read_text, write_bytes
 from tasks_lib.pins.yaml_style import Value
 from tasks_lib.steps.commit import commit_archive
+from tasks_lib.steps.source_package import obtain_files
 from tasks_lib.vcs.urls import display_url
 
 _DODO: Final = "from doit_fetch import DOIT_CONFIG, task_fetchdefs\n"
@@ -122,6 +124,8 @@ def propose(workspace: Workspace, request: AddRequest) -> Added:
         added.notes.append(f"{redacted(given.url)} is already defined as {known.name} ({known.file}:{known.line})")
         return added
     _check_given_name(workspace, request.name)
+    if is_source_package(given) and request.scope == "file":
+        return _add_source(workspace, request, given)
     return _add_file(workspace, request, given) if given.kind == "file" else _add_commit(workspace, request, given)
 
 
@@ -268,6 +272,33 @@ def _used_key(key: PublicKey, added: Added) -> PublicKey | None:
     if not is_used:
         added.notes.append("no signature by the key that --key names was found")
     return key if is_used and not key.path.exists() else None
+
+
+# --- source packages --------------------------------------------------------------------------
+
+
+def _add_source(workspace: Workspace, request: AddRequest, given: GivenUrl) -> Added:
+    """Return the definition of a source package, after downloading its files."""
+    keys = load_keys(workspace.keys, request.key)
+    found = obtain_dsc(workspace, given, keys)
+    name = request.name or found.name
+    _require_free(workspace, name)
+    file = workspace.choose_file(request.file)
+    content: dict[str, Value] = {"description": name, "fetch": found.fields()}
+    fetch = Fetch(name=name, description=name, source=found.source, file=str(file), line=0)
+    files = obtain_files(workspace.context, fetch, found.source, workspace.progress)
+    added = Added(
+        name=name,
+        file=file,
+        content=content,
+        url=given.url,
+        evidence=list(found.evidence),
+        integrity=found.integrity,
+    )
+    added.notes.append(f"the .dsc and {len(files) - 1} files of {found.package.name} {found.package.version}")
+    if request.key is not None and (key := _used_key(keys[0], added)) is not None:
+        added.files[key.path] = key.content
+    return added
 
 
 # --- commits ----------------------------------------------------------------------------------

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+import msgspec
+
 from tasks_lib import recipe
 from tasks_lib.context import Context
-from tasks_lib.definitions import Checksums, Debian, Fetch, Git, GpgSignature, Minisign, StaticUrl
+from tasks_lib.definitions import Checksums, Debian, DebianSource, Fetch, Git, Minisign, StaticUrl
 from tasks_lib.errors import (
     CancelledError,
     FetchError,
@@ -35,6 +37,7 @@ from tasks_lib.pins.siblings import look_for_siblings
 from tasks_lib.progress import Progress
 from tasks_lib.signature import MAX_KEYS_BYTES, MAX_SIGNATURE_BYTES
 from tasks_lib.signature.status import WARN_DAYS
+from tasks_lib.steps.checks import find_pinned
 from tasks_lib.steps.request_headers import request_headers
 from tasks_lib.vcs.urls import display_url
 
@@ -149,8 +152,11 @@ class _Checks:
 
     def run(self, fetch: Fetch) -> Iterator[AuditOutcome]:
         """Yield the outcomes of all checks but that of advisories."""
-        yield from _check_urls(fetch)
         source = fetch.source
+        if isinstance(source, DebianSource):
+            yield from self._check_source_package(fetch, source)
+            return
+        yield from _check_urls(fetch)
         if isinstance(source, StaticUrl):
             live = yield from self._check_sources(fetch, source)
             yield from self._check_siblings(fetch, source, live)
@@ -161,6 +167,22 @@ class _Checks:
             yield "sources: repositories of Debian packages are not asked; `doit update` resolves again"
         else:
             yield "sources: repositories of Mercurial are not asked"
+
+    def _check_source_package(self, fetch: Fetch, source: DebianSource) -> Iterator[AuditOutcome]:
+        """Yield the outcomes for the file that a source package pins; the files beside it are where it is."""
+        integrity = find_pinned(self._context, source)
+        if integrity is None:
+            yield "sources: the definition has no size, and the file was not fetched yet"
+            return
+        pinned = source.file(integrity)
+        places = self._context.mirrors.places(msgspec.structs.replace(fetch, source=pinned), pinned)
+        pinned = msgspec.structs.replace(pinned, rewritten=places)
+        placed = msgspec.structs.replace(fetch, source=pinned)
+        yield from _check_urls(placed)
+        yield from self._check_sources(placed, pinned)
+        for path in source.key_files:
+            for fingerprint in source.signed_by:
+                yield from self._check_key(path, path, fingerprint)
 
     def _check_repository(self, source: Git) -> Iterator[AuditOutcome]:
         try:
@@ -250,14 +272,14 @@ class _Checks:
             key = voucher.signed_by if isinstance(voucher, Checksums) else voucher
             if isinstance(key, Minisign):
                 continue  # minisign keys do not expire
-            yield from self._check_key(key)
+            yield from self._check_key(str(key.key_path), key.key_file, key.fingerprint)
 
-    def _check_key(self, key: GpgSignature) -> Iterator[AuditOutcome]:
-        path = escape_text(str(key.key_path))
+    def _check_key(self, written: str, key_file: str, pinned: str) -> Iterator[AuditOutcome]:
+        path = escape_text(written)
         try:
-            with Path(key.key_file).open("rb") as file:
+            with Path(key_file).open("rb") as file:
                 keys = file.read(MAX_KEYS_BYTES)
-            expiries = self._context.gpg.list_expiries(keys, key.fingerprint, self._progress)
+            expiries = self._context.gpg.list_expiries(keys, pinned, self._progress)
         except OSError as error:
             yield f"key expiry: {path}: {error.strerror}"
             return
@@ -276,7 +298,7 @@ class _Checks:
 def _check_urls(fetch: Fetch) -> Iterator[AuditOutcome]:
     """Yield what the definition itself shows."""
     source = fetch.source
-    if isinstance(source, Debian):
+    if isinstance(source, Debian | DebianSource):
         return  # plain HTTP is usual: the indexes are signed
     if not isinstance(source, StaticUrl):
         if source.repo.startswith(("http:", "git:")):

@@ -8,7 +8,19 @@ from urllib.parse import quote
 
 from tasks_lib import recipe
 from tasks_lib.context import Context
-from tasks_lib.definitions import Checksums, Debian, Definitions, Fetch, Git, GpgSignature, Hg, Minisign, StaticUrl
+from tasks_lib.definitions import (
+    Checksums,
+    Debian,
+    DebianSource,
+    Definitions,
+    Fetch,
+    Git,
+    GpgSignature,
+    Hg,
+    Minisign,
+    StaticUrl,
+)
+from tasks_lib.definitions.values import file_name_of
 from tasks_lib.network import redacted
 from tasks_lib.pins.licences import find_licence
 from tasks_lib.pins.purl import Purl, describe_purl
@@ -92,9 +104,9 @@ def _describe(context: Context, fetch: Fetch, consumers: Mapping[str, set[str]])
         description=fetch.description,
         version=purl.version or find_version(fetch.name),
         purl=purl,
-        file_name=source.file_name if isinstance(source, StaticUrl) else source.artifact_name,
-        size=source.integrity.size if isinstance(source, StaticUrl) else -1,
-        sha256=source.integrity.digest.hex if isinstance(source, StaticUrl) else "",
+        file_name=_file_name(source),
+        size=source.integrity.size if isinstance(source, StaticUrl) else getattr(source, "size", -1),
+        sha256=_sha256(source),
         commit=source.revision if isinstance(source, Git | Hg) else "",
         urls=tuple(_list_urls(source)),
         licence=find_licence(context, fetch, purl),
@@ -104,7 +116,19 @@ def _describe(context: Context, fetch: Fetch, consumers: Mapping[str, set[str]])
     )
 
 
-def _list_urls(source: StaticUrl | Git | Hg | Debian) -> Iterable[str]:
+def _file_name(source: StaticUrl | Git | Hg | Debian | DebianSource) -> str:
+    if isinstance(source, DebianSource):
+        return file_name_of(source.url)
+    return source.file_name if isinstance(source, StaticUrl) else source.artifact_name
+
+
+def _sha256(source: StaticUrl | Git | Hg | Debian | DebianSource) -> str:
+    if isinstance(source, DebianSource):
+        return source.digest.hex
+    return source.integrity.digest.hex if isinstance(source, StaticUrl) else ""
+
+
+def _list_urls(source: StaticUrl | Git | Hg | Debian | DebianSource) -> Iterable[str]:
     if isinstance(source, Git | Hg):
         return [display_url(source.repo)]
     if isinstance(source, Debian):
@@ -117,6 +141,12 @@ def _list_evidence(context: Context, fetch: Fetch) -> Iterable[str]:
     source = fetch.source
     if isinstance(source, Debian):
         yield f"resolved in {source.lock_file}, from releases signed by {' or '.join(source.signed_by)}"
+        return
+    if isinstance(source, DebianSource):
+        what = "the .dsc is pinned by sha256, and pins the other files" if source.form == "dsc" else "pinned by sha256"
+        yield f"{what}; every fetch verifies this"
+        if source.signed_by:
+            yield f"signed, OpenPGP key {' or '.join(source.signed_by)}"
         return
     if not isinstance(source, StaticUrl):
         yield f"pinned to commit {source.revision}"

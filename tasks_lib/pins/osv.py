@@ -18,7 +18,7 @@ import msgspec
 from tasks_lib import archive
 from tasks_lib.archive.entries import Entry
 from tasks_lib.context import Context
-from tasks_lib.definitions import Debian, Fetch, Git, StaticUrl
+from tasks_lib.definitions import Debian, DebianSource, Fetch, Git, StaticUrl
 from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import AllSourcesFailedError, OfflineError, SettingError, escape_text
 from tasks_lib.formats import UNCHANGED
@@ -169,7 +169,7 @@ def _explain(subject: _Subject, ecosystems: list[str], read: set[str], unclear: 
 
 def _describe(fetch: Fetch) -> _Subject:
     purl, source = find_purl(fetch), fetch.source
-    if isinstance(source, StaticUrl):
+    if isinstance(source, StaticUrl | DebianSource):
         version = (purl.version if purl else "") or find_version(source.url) or find_version(fetch.name)
         commit, repository = "", ""
     elif isinstance(source, Debian):

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from tasks_lib.definitions import Debian, Fetch, Git, Hg, StaticUrl
+from tasks_lib.definitions import Debian, DebianSource, Fetch, Git, Hg, StaticUrl
 from tasks_lib.network import redacted
 from tasks_lib.pins.versions import find_version
 from tasks_lib.vcs.urls import display_url
@@ -43,6 +43,7 @@ _SHAPES: Final = tuple(
             rf".*/maven2/(?P<space>(?:[\w.-]+/)+)(?P<name>[\w.-]+)/(?P<version>{_VERSION})/(?P=name)-(?P=version)[\w.-]*",
         ),
         ("deb", rf".*/pool/.*/(?P<name>{_NAME}?)_(?P<version>{_VERSION}?)_(?P<arch>[a-z0-9]+)\.deb"),
+        ("deb", rf".*/(?P<name>{_NAME}?)_(?P<version>{_VERSION}?)\.(?P<arch>dsc)"),
     )
 )  # fmt: skip
 _GITHUB: Final = re.compile(
@@ -124,6 +125,9 @@ def describe_purl(fetch: Fetch) -> Purl:
         return Purl("generic", "", fetch.name, version, more)
     if isinstance(source, Debian):
         return Purl("generic", "", fetch.name)
+    if isinstance(source, DebianSource):
+        more = f"checksum=sha256:{source.digest.hex}&download_url={quote(redacted(source.url), safe=':/')}"
+        return Purl("generic", "", fetch.name, find_version(source.url) or find_version(fetch.name), more)
     tool = "hg" if type(source).__name__ == "Hg" else "git"
     place = quote(f"{tool}+{display_url(source.repo)}@{source.revision}", safe=":/")
     return Purl("generic", "", fetch.name, source.revision, f"vcs_url={place}")
@@ -131,7 +135,7 @@ def describe_purl(fetch: Fetch) -> Purl:
 
 def _locations(fetch: Fetch) -> Iterator[str]:
     source = fetch.source
-    if isinstance(source, StaticUrl):
+    if isinstance(source, StaticUrl | DebianSource):
         yield from dict.fromkeys((source.url, *source.mirrors))
     elif isinstance(source, Git | Hg) and urlsplit(source.repo).hostname in _GITHUB_HOSTS:
         yield f"{source.repo.rstrip('/').removesuffix('.git')}/archive/{source.revision}"
@@ -152,9 +156,17 @@ def _suggest(url: str) -> Purl | None:
         found = shape.fullmatch(path)
         if found is not None:
             groups = found.groupdict()
-            space = "debian" if kind == "deb" else (groups.get("space") or "").strip("/")
+            space = _distribution(parts) if kind == "deb" else (groups.get("space") or "").strip("/")
             space = space.replace("/", ".") if kind == "maven" else space
             version = f"v{found['version']}" if kind == "golang" else found["version"]
-            more = f"arch={groups['arch']}" if kind == "deb" else ""
+            more = f"arch={groups['arch'].replace('dsc', 'source')}" if kind == "deb" else ""
             return _normalize(Purl(kind, space, found["name"], version, more))
     return None
+
+
+def _distribution(parts: SplitResult) -> str:
+    """Return the distribution that publishes a package, as its URL suggests: Debian, or Ubuntu.
+
+    Source: purl-spec, types/deb-definition.json: the namespace is the vendor.
+    """
+    return "ubuntu" if "ubuntu" in re.split(r"[./]", f"{parts.hostname}{parts.path}".lower()) else "debian"

@@ -6,7 +6,7 @@ import re
 from typing import Final, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from tasks_lib.definitions import Debian, Fetch, Git, StaticUrl
+from tasks_lib.definitions import Debian, DebianSource, Fetch, Git, StaticUrl
 from tasks_lib.definitions.values import Update
 from tasks_lib.pins.versions import Tag, find_version, parse_tag, split_at, split_directory
 from tasks_lib.vcs.urls import repository_name, strip_query
@@ -76,6 +76,8 @@ def inquire(fetch: Fetch, api: str) -> Inquiry:
         return _inquire_file(fetch, source, api)
     if isinstance(source, Debian):
         return Inquiry(fetch, "", reason="not covered: `doit update` resolves the packages again")
+    if isinstance(source, DebianSource):
+        return Inquiry(fetch, "", reason="not covered: newer source packages are not looked up")
     have = find_version(source.artifact_name) or find_version(fetch.name)
     inquiry = Inquiry(fetch, have, names=(repository_name(strip_query(source.repo)).removesuffix(".git"), fetch.name))
     update = inquiry.update

@@ -17,7 +17,7 @@ import msgspec
 
 from tasks_lib import recipe
 from tasks_lib.context import Context
-from tasks_lib.definitions import Debian, Fetch, Git, Hg, StaticUrl
+from tasks_lib.definitions import Debian, DebianSource, Fetch, Git, Hg, StaticUrl
 from tasks_lib.definitions.values import file_name_of
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import EditError, FetchError, SignatureError
@@ -116,6 +116,11 @@ def update(workspace: Workspace, fetch: Fetch, request: UpdateRequest, newest: T
         raise EditError(f"{file} does not define {fetch.name} itself", hint="edit the file by hand")
     if isinstance(fetch.source, StaticUrl):
         revised = _revise_file(workspace, fetch, fetch.source, raw, request, newest, done)
+    elif isinstance(fetch.source, DebianSource):
+        raise EditError(
+            f"{fetch.name} is a source package, which `doit update` does not move",
+            hint="add the other version with `doit add URL.dsc`, or edit url, sha256 and size",
+        )
     else:
         revised = _revise_commit(workspace, fetch.source, request, newest, done)
     done.changes = {

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tasks_lib.context import Context
-from tasks_lib.definitions import Definitions, Fetch, SourceFile, StaticUrl, Toolchain, parse
+from tasks_lib.definitions import DebianSource, Definitions, Fetch, SourceFile, StaticUrl, Toolchain, parse
 from tasks_lib.definitions.mirrors import Mirrors, parse_mirrors
 from tasks_lib.definitions.parser import is_kind_file
 from tasks_lib.digest import Integrity
@@ -75,7 +75,7 @@ class Workspace(NamedTuple):
         """Return the definition of a URL."""
         for fetch in self.definitions.fetches.values():
             source = fetch.source
-            if isinstance(source, StaticUrl) and url in (source.url, *source.mirrors):
+            if isinstance(source, StaticUrl | DebianSource) and url in (source.url, *source.mirrors):
                 return fetch
         return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,8 @@ MAX_TASKS: Final = 60_000
 #: Maximum length of a message in characters, and maximum number of warnings of a task.
 _MAX_TEXT: Final = 2000
 _MAX_WARNINGS: Final = 20
+#: Number of tasks that are encoded at once.
+_AT_ONCE: Final = 256
 
 RunRecord = dict[str, Any]
 
@@ -122,7 +125,7 @@ def _ms(seconds: float) -> float:
 
 
 def save(record: RunRecord, path: Path) -> None:
-    """Replace the record at `path` atomically. Encode task by task: all at once would double the memory of the run.
+    """Replace the record at `path` atomically. Encode a few tasks at a time: all would double the memory of the run.
 
     Raises:
         OSError: the record cannot be written.
@@ -132,8 +135,10 @@ def save(record: RunRecord, path: Path) -> None:
     encode = json.JSONEncoder(separators=(",", ":")).encode
     with temporary.open("w", encoding="ascii") as file:
         file.write(encode({name: value for name, value in record.items() if name != "tasks"})[:-1] + ',"tasks":[')
-        for number, task in enumerate(record["tasks"]):
-            file.write(("," if number else "") + encode(task))
+        tasks, comma = iter(record["tasks"]), ""
+        while some := list(islice(tasks, _AT_ONCE)):
+            file.write(comma + encode(some)[1:-1])
+            comma = ","
         file.write("]}")
     temporary.replace(path)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tasks_lib import recipe
 from tasks_lib.cache import Confirmation, Result
 from tasks_lib.context import Context
-from tasks_lib.definitions import Debian, Fetch, Git, Hg, StaticUrl
+from tasks_lib.definitions import Debian, DebianSource, Fetch, Git, Hg, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import CacheUnavailableError
 from tasks_lib.fs.local_urls import is_local_file
@@ -86,13 +86,24 @@ def read_provenance(context: Context, artifact: Artifact) -> dict[str, str | int
 
 def url_of(definition: Fetch) -> str:
     """Return the URL of a download as its definition writes it, "" for a commit."""
-    return definition.source.url if isinstance(definition.source, StaticUrl) else ""
+    return definition.source.url if isinstance(definition.source, StaticUrl | DebianSource) else ""
+
+
+def find_pinned(context: Context, source: StaticUrl | DebianSource) -> Integrity | None:
+    """Return the integrity of the file that a definition pins, None while its size is not known."""
+    if isinstance(source, StaticUrl):
+        return source.integrity
+    if source.size >= 0:
+        return Integrity(size=source.size, digest=source.digest)
+    result = context.cache.result(recipe.pinned_key(source))
+    return result.integrity if result is not None else None
 
 
 def _read_result(context: Context, definition: Fetch) -> Result | None:
     """Return the result of a download, None for a commit or if there is none."""
     source = definition.source
-    return context.cache.result(recipe.fetch_key(source.integrity)) if isinstance(source, StaticUrl) else None
+    integrity = find_pinned(context, source) if isinstance(source, StaticUrl | DebianSource) else None
+    return context.cache.result(recipe.fetch_key(integrity)) if integrity is not None else None
 
 
 def is_asked(context: Context, definition: Fetch) -> bool:
@@ -104,7 +115,8 @@ def is_asked(context: Context, definition: Fetch) -> bool:
 def describe_unconfirmed(context: Context, definition: Fetch) -> str:
     """Return what is not confirmed about the cached content of a download, "" if it is confirmed or absent."""
     source = definition.source
-    if isinstance(source, StaticUrl) and (source.integrity.digest.hex, source.url) in context.fetched:
+    pin = source.integrity if isinstance(source, StaticUrl) else source if isinstance(source, DebianSource) else None
+    if pin is not None and (pin.digest.hex, url_of(definition)) in context.fetched:
         return ""
     result, url = _read_result(context, definition), url_of(definition)
     if result is None or result.confirmation(url) is Confirmation.CONFIRMED or not context.cache.has(result.integrity):
@@ -124,6 +136,10 @@ def needs_network(context: Context, definition: Fetch, artifact: Artifact) -> bo
         from tasks_lib.steps.debian import needs_packages  # slow to import, needed only for packages
 
         return needs_packages(context, definition, source, artifact)
+    elif isinstance(source, DebianSource):
+        from tasks_lib.steps.source_package import needs_files  # as above
+
+        return needs_files(context, definition, source, artifact)
     else:
         if any(is_local_file(place.url) for place in source.places):
             return False

@@ -9,7 +9,7 @@ from typing import Final
 from tasks_lib import recipe
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
-from tasks_lib.definitions import Debian, Fetch, Git, Hg, RefusedDefinition, StaticUrl
+from tasks_lib.definitions import Debian, DebianSource, Fetch, Git, Hg, RefusedDefinition, StaticUrl
 from tasks_lib.download import Request
 from tasks_lib.errors import ToolError
 from tasks_lib.gil import serialized
@@ -30,6 +30,7 @@ def fetch(context: Context, definition: Fetch, artifact: Artifact, progress: Pro
         AllSourcesFailedError, OfflineError, CacheUnavailableError, CancelledError: as `Downloader.obtain`.
         TransportError, ToolError, ArchiveError, IntegrityError: for a commit, as `fetch_commit`.
         LockStaleError, LockMismatchError, UnsafePathError, IndexDigestError, ArchiveError: as `fetch_packages`.
+        SourcePackageError, UnsafePathError: for a source package, as `fetch_source_package`.
         SignatureError: the bytes are not signed as required; they stay in the cache, since their digest matches.
     """
     source = definition.source
@@ -37,6 +38,10 @@ def fetch(context: Context, definition: Fetch, artifact: Artifact, progress: Pro
         from tasks_lib.steps.debian import fetch_packages  # slow to import, needed only for packages
 
         fetch_packages(context, definition, source, artifact, progress)
+    elif isinstance(source, DebianSource):
+        from tasks_lib.steps.source_package import fetch_source_package  # as above
+
+        fetch_source_package(context, definition, source, artifact, progress)
     elif not isinstance(source, StaticUrl):
         _fetch_commit(context, source, artifact, progress)
     elif source.vouchers:
@@ -57,7 +62,7 @@ def _is_due(context: Context, source: StaticUrl) -> bool:
 
 
 def _fetch_url(context: Context, name: str, source: StaticUrl, artifact: Artifact, progress: Progress) -> None:
-    if context.sources.obtain(build_request(context, name, source), progress):
+    if context.sources.obtain(build_request(context, name, source, artifact), progress):
         context.fetched.add((source.integrity.digest.hex, source.url))
     if source.vouchers:
         from tasks_lib.steps.signatures import verify_signatures  # slow to import, needed only with signatures
@@ -69,8 +74,8 @@ def _fetch_url(context: Context, name: str, source: StaticUrl, artifact: Artifac
     publish(context, source.integrity, artifact)
 
 
-def build_request(context: Context, name: str, source: StaticUrl) -> Request:
-    """Return what to download for a source, with the name that messages use."""
+def build_request(context: Context, name: str, source: StaticUrl, artifact: Artifact | None = None) -> Request:
+    """Return what to download for a source, with the name that messages use, and the artifact that it becomes."""
     places = source.places
     return Request(
         name=name,
@@ -81,6 +86,7 @@ def build_request(context: Context, name: str, source: StaticUrl) -> Request:
         strict=frozenset(place.url for place in places if place.go_on == "not-found"),
         refused={place.url: place.refused for place in places if place.refused},
         by_digest=frozenset(place.url for place in places if place.by == "content"),
+        artifact=artifact.path if artifact is not None and not source.vouchers else None,
     )
 
 

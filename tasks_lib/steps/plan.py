@@ -14,6 +14,7 @@ from tasks_lib import recipe
 from tasks_lib.definitions import (
     Checksums,
     Debian,
+    DebianSource,
     Definitions,
     Fetch,
     FetchesEntry,
@@ -286,13 +287,17 @@ class Plan:
 
             key = packages_key(source, self.files.digest_of(source.lock_file), self.writer_version)
             return self._artifact(fetch.name, key, source.artifact_name, task)
+        if isinstance(source, DebianSource):
+            key = recipe.source_package_key(source, version=self.writer_version)
+            made = self._artifact(fetch.name, key, source.artifact_name, task)
+            return msgspec.structs.replace(made, verdict=self.verdict(source)) if source.signed_by else made
         file_name = source.file_name if source.needs_repack else source.published_name
         plain = self._artifact(fetch.name, recipe.fetch_key(source.integrity), file_name, task, source.integrity)
         if source.needs_repack:
             plain = msgspec.structs.replace(plain, link=None)
         return msgspec.structs.replace(plain, verdict=self.verdict(source)) if source.vouchers else plain
 
-    def verdict(self, source: StaticUrl) -> str:
+    def verdict(self, source: StaticUrl | DebianSource) -> str:
         """Return the key of the result of verifying the signatures of a download, "" if it has none."""
         return recipe.verdict_key(source, {path: self.files.digest_of(path) for path in list_key_files(source)})
 
@@ -301,7 +306,7 @@ class Plan:
         source = fetch.source
         if isinstance(source, StaticUrl):
             key = recipe.repack_key(source, version=self.writer_version) if source.needs_repack else ""
-        elif isinstance(source, Debian):
+        elif isinstance(source, Debian | DebianSource):
             return None
         else:
             key = recipe.repository_key(source, version=self.writer_version)
@@ -484,10 +489,19 @@ def commit_record(source: Git | Hg) -> bytes:
     return f"{type(source).__name__.lower()} {source.revision}\n".encode()
 
 
-def list_key_files(source: StaticUrl) -> tuple[str, ...]:
+def list_key_files(source: StaticUrl | DebianSource) -> tuple[str, ...]:
     """Return the paths of the key files that verify a download's signatures."""
+    if isinstance(source, DebianSource):
+        return source.key_files
     signed = [one.signed_by if isinstance(one, Checksums) else one for one in source.vouchers]
     return tuple(one.key_file for one in signed if isinstance(one, GpgSignature))
+
+
+def list_read_files(source: StaticUrl | Git | Hg | Debian | DebianSource) -> tuple[str, ...]:
+    """Return the paths of the files whose content is part of the key of a fetch: key files, or the lock."""
+    if isinstance(source, Debian):
+        return (source.lock_file,)
+    return list_key_files(source) if isinstance(source, StaticUrl | DebianSource) else ()
 
 
 def _is_repacked(fetch: Fetch) -> bool:

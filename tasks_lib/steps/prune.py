@@ -17,7 +17,7 @@ from tasks_lib import recipe
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.cache.trees import Trees
 from tasks_lib.context import Context
-from tasks_lib.definitions import Checksums, Debian, Git, Hg, StaticUrl
+from tasks_lib.definitions import Checksums, Debian, DebianSource, Git, Hg, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.steps.checks import find_integrity
 from tasks_lib.steps.plan import Plan
@@ -100,12 +100,12 @@ def find_referenced(context: Context, roots: Iterable[Root]) -> Referenced:
                 digests.add(artifact.integrity.digest.hex)
         keys.update(layer.key for layer in plan.layers())
         for fetch in plan.definitions.fetches.values():
-            if isinstance(fetch.source, StaticUrl):
+            if isinstance(fetch.source, StaticUrl | DebianSource):
                 keys |= list_evidence_keys(fetch.source)
-            elif isinstance(fetch.source, Git | Hg):
+            if isinstance(fetch.source, Git | Hg):
                 repositories |= repository_names(context, fetch.source)
-            else:
-                members = _list_members(fetch.source, configuration)
+            elif isinstance(fetch.source, Debian | DebianSource):
+                members = _list_members(context, fetch.source, configuration)
                 keys |= {recipe.fetch_key(one) for one in members}
                 digests |= {one.digest.hex for one in members}
     digests |= {
@@ -120,8 +120,14 @@ def find_referenced(context: Context, roots: Iterable[Root]) -> Referenced:
     )
 
 
-def _list_members(source: Debian, configuration: recipe.Configuration) -> list[Integrity]:
-    """Return the files that a definition consists of: the indexes and packages that its lock names."""
+def _list_members(
+    context: Context, source: Debian | DebianSource, configuration: recipe.Configuration
+) -> list[Integrity]:
+    """Return the files that a definition consists of: what its lock names, or its .dsc in the cache."""
+    if isinstance(source, DebianSource):
+        from tasks_lib.steps.source_package import list_pinned_files  # slow to import
+
+        return [one.integrity for one in list_pinned_files(context, source)]
     from tasks_lib.steps.debian import list_members  # slow to import
 
     return [one.integrity for one in list_members(source, Path(configuration.directory))]
@@ -138,8 +144,10 @@ def _trees(context: Context, roots: Iterable[Root]) -> Iterator[str]:
                 yield tree_key(configuration, delivery, integrity)
 
 
-def list_evidence_keys(source: StaticUrl) -> set[str]:
-    """Return the keys of the signatures and checksum lists that verify a download."""
+def list_evidence_keys(source: StaticUrl | DebianSource) -> set[str]:
+    """Return the keys of the signatures and checksum lists that verify a download, and of a .dsc with its signature."""
+    if isinstance(source, DebianSource):
+        return {recipe.pinned_key(source)}
     keys = set()
     for voucher in source.vouchers:
         places = [voucher.url if isinstance(voucher, Checksums) else voucher.sig_url]

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from tasks_lib import recipe
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
-from tasks_lib.definitions import Checksums, GpgSignature, Minisign, StaticUrl
+from tasks_lib.definitions import Checksums, DebianSource, GpgSignature, Minisign, StaticUrl
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import AllSourcesFailedError, CacheError, OfflineError, SignatureError, escape_text
@@ -47,7 +47,7 @@ def verify_signatures(
         CacheUnavailableError, CancelledError: as in every step.
     """
     progress.phase("verify")
-    check = _SignatureCheck(context, name, source, _read_measured_keys(source, verdict), progress)
+    check = _SignatureCheck(context, name, source, read_measured_keys(source, verdict), progress)
     facts: dict[str, str | int | float] = {}
     with context.cache.open(source.integrity) as content:
         for one in source.vouchers:
@@ -59,7 +59,7 @@ def verify_signatures(
     return facts
 
 
-def _read_measured_keys(source: StaticUrl, verdict: str) -> Mapping[str, bytes]:
+def read_measured_keys(source: StaticUrl | DebianSource, verdict: str) -> Mapping[str, bytes]:
     """Return the content of each key file, by path.
 
     The key of the verdict was computed from the files as they were when the definitions were loaded. A verdict on other
@@ -68,7 +68,8 @@ def _read_measured_keys(source: StaticUrl, verdict: str) -> Mapping[str, bytes]:
     Raises:
         SignatureError: a file cannot be read, is too large, or has changed since.
     """
-    keys = {path: read_key_file(path, "key-path") for path in list_key_files(source)}
+    field = "key-files" if isinstance(source, DebianSource) else "key-path"
+    keys = {path: read_key_file(path, field) for path in list_key_files(source)}
     digests = {path: Digest.sha256(hashlib.sha256(content).hexdigest()) for path, content in keys.items()}
     if recipe.verdict_key(source, digests) != verdict:
         paths = ", ".join(escape_text(path) for path in keys)

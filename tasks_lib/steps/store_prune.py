@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from functools import partial
 from typing import Final, NamedTuple
 
 from tasks_lib.errors import StoreError, StoreRefusedError
 from tasks_lib.steps.plan import Plan
+from tasks_lib.steps.source_package import list_stored_files
 from tasks_lib.steps.transfer import list_shared_items
 from tasks_lib.store import EMPTY, MAX_RECORD_BYTES, Store, StoredItem, blob_key, record_key
 from tasks_lib.store.records import parse_record
@@ -46,7 +48,8 @@ def _needed(store: Store, plan: Plan) -> set[str]:
     """Return the keys of everything that the definitions reach: content, records, and the content that those name."""
     definitions = plan.definitions
     needed: set[str] = set()
-    for item in list_shared_items(plan, definitions.fetches, definitions.toolchains):
+    list_files = partial(list_stored_files, store)
+    for item in list_shared_items(plan, definitions.fetches, definitions.toolchains, list_files=list_files):
         needed.add(record_key(item.key))
         needed.update([blob_key(item.integrity.digest.hex)] if item.integrity is not None else _named(store, item.key))
     return needed

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from tasks_lib import recipe
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
-from tasks_lib.definitions import Debian, Fetch, StaticUrl
+from tasks_lib.definitions import Debian, DebianSource, Fetch, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Plan
@@ -36,11 +36,17 @@ class SharedItem(NamedTuple):
 
 
 def list_shared_items(
-    plan: Plan, fetches: Iterable[str], toolchains: Iterable[str], images: Iterable[str] = ()
+    plan: Plan,
+    fetches: Iterable[str],
+    toolchains: Iterable[str],
+    images: Iterable[str] = (),
+    *,
+    list_files: Callable[[DebianSource], Iterable[StaticUrl]],
 ) -> Iterator[SharedItem]:
     """Yield what the definitions share: each download, each repacked archive or commit, each output, each layer.
 
-    The archive of an image has the bytes of its layers again, and is made from them.
+    The archive of an image has the bytes of its layers again, and is made from them. `list_files` returns the files of
+    a source package.
     """
     definitions = plan.definitions
     for name in fetches:
@@ -50,6 +56,8 @@ def list_shared_items(
             yield SharedItem(recipe.fetch_key(fetch.source.integrity), artifact.path.name, fetch.source.integrity)
         elif isinstance(fetch.source, Debian):
             yield from _list_packages(plan, fetch, fetch.source)
+        elif isinstance(fetch.source, DebianSource):
+            yield from _list_source_files(plan, fetch, list_files(fetch.source))
         repacked = plan.repacked(fetch)
         if repacked is not None:
             yield SharedItem(repacked.key, repacked.path.name, None)
@@ -59,6 +67,13 @@ def list_shared_items(
             yield SharedItem(preparation.key, preparation.output.path.name, None, preparation.host.platform)
     layers = ((name, layer) for name in images for layer in plan.image(name).layers)
     yield from (SharedItem(layer.key, f"{layer.what} of {name}", None, layer.platform) for name, layer in layers)
+
+
+def _list_source_files(plan: Plan, fetch: Fetch, files: Iterable[StaticUrl]) -> Iterator[SharedItem]:
+    for file in files:
+        yield SharedItem(recipe.fetch_key(file.integrity), file.file_name, file.integrity)
+    artifact = plan.fetched(fetch)
+    yield SharedItem(artifact.key, artifact.path.name, None)
 
 
 def _list_packages(plan: Plan, fetch: Fetch, source: Debian) -> Iterator[SharedItem]:

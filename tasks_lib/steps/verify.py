@@ -25,7 +25,7 @@ from tasks_lib.cache import Cache
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.cache.trees import Trees
 from tasks_lib.context import Context
-from tasks_lib.definitions import Debian
+from tasks_lib.definitions import Debian, DebianSource
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import CacheError, FetchError, SettingError
 from tasks_lib.fs.system_calls import usable_cores
@@ -170,6 +170,10 @@ class Verification:
                 from tasks_lib.steps.debian import list_members  # slow to import, needed only for packages
 
                 found[f"fetch:{fetch.name}"] = list_members(fetch.source, Path())
+            elif isinstance(fetch.source, DebianSource):
+                from tasks_lib.steps.source_package import list_source_members  # as above
+
+                found[f"fetch:{fetch.name}"] = list_source_members(self.context, fetch.source)
         return found
 
     def _deliveries(self) -> dict[str, Delivery]:

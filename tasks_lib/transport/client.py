@@ -34,9 +34,10 @@ from tasks_lib.network import (
 )
 from tasks_lib.progress import do_nothing
 from tasks_lib.transport.connect import connect, denied_error, judge, open_tunnel
+from tasks_lib.transport.connection_pool import Route
 from tasks_lib.transport.deadline import Deadline
 from tasks_lib.transport.deadline_socket import DeadlineSocket, create_context
-from tasks_lib.transport.http_connection import GET, HttpConnections, Outgoing, RawResponse, Route
+from tasks_lib.transport.http_connection import GET, HttpConnections, Outgoing, RawResponse
 from tasks_lib.transport.proxy import PROXY_HINT, Proxy, basic_authorization, proxy_for
 from tasks_lib.transport.response import ByteRange, Head, Response, check_response
 from tasks_lib.transport.secrets import SentSecrets

@@ -6,13 +6,10 @@ other modules apply the needed ones explicitly. Exceptions of the libraries are 
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import re
 import threading
-import weakref
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, Final, NamedTuple, cast
 
 import requests
@@ -21,24 +18,16 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from tasks_lib.errors import RedirectError, StalledError, TransportError, escape_text
+from tasks_lib.transport.connection_pool import MAX_IDLE, SERVING, Connect, Connection, PlainResponse, Pool, Route
 from tasks_lib.transport.deadline import Deadline
 from tasks_lib.transport.deadline_socket import DeadlineSocket
-from tasks_lib.transport.proxy import Proxy
 from tasks_lib.transport.response_head import Fields, ResponseHead
-from tasks_lib.transport.urls import Origin, request_target
+from tasks_lib.transport.urls import request_target
 
 #: Bytes per read of a body: at this size hashing and writing run outside the interpreter lock.
 CHUNK: Final = 1 << 20
-#: Most idle connections kept per route.
-_MAX_IDLE: Final = 32
-
-#: Bytes per read of a body that is sent.
-_SENT: Final = 1 << 18
-
-Route = tuple[Origin, Proxy | None]
-Connect = Callable[[Route, Deadline], DeadlineSocket]
-
-_serving = threading.local()
+#: Bytes of a body that one wait gathers, if so many are missing.
+_GATHERED: Final = 256 << 10
 
 
 class Outgoing(NamedTuple):
@@ -62,7 +51,7 @@ class _Body:
 
     def read(self, size: int) -> bytes:
         """Return the next bytes, b"" at the end, or when a response arrived: a refusal does not need the rest."""
-        sock: DeadlineSocket = _serving.sock
+        sock: DeadlineSocket = SERVING.sock
         if not self.left or sock.is_readable():
             self._deadline.answering()
             return b""
@@ -74,101 +63,6 @@ class _Body:
         return chunk
 
 
-class _Connection(urllib3.connection.HTTPConnection):
-    """A connection over one route; serves the attempt of the thread that uses it."""
-
-    response_class = ResponseHead
-    #: urllib3's own looks for a value that only it passes, in every header of a request.
-    putheader = http.client.HTTPConnection.putheader
-
-    def __init__(self, *arguments: Any, route: Route, dial: Connect, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._route, self._dial = route, dial
-
-    def connect(self) -> None:
-        deadline: Deadline = _serving.deadline
-        sock = self._dial(self._route, deadline)
-        _serving.sock = sock
-        self.sock = cast(Any, sock)
-        deadline.answering()
-
-    def is_silent(self) -> bool:
-        """Whether the connection is open and no data has arrived on it since the last response."""
-        return self.sock is not None and not cast(DeadlineSocket, self.sock).is_readable()
-
-    def request(self, method: str, url: str, *arguments: Any, **options: Any) -> None:
-        """Send a request."""
-        if self.sock is not None:
-            _serving.sock = cast(Any, self.sock)
-            _serving.sock.serve(_serving.deadline)
-            _serving.deadline.answering()
-        http.client.HTTPConnection.request(self, method, url, *arguments, **options)
-
-    def getresponse(self) -> Any:
-        """Read the head of the response; a plain one needs no wrapper of urllib3, which takes as long as the head."""
-        head: ResponseHead = http.client.HTTPConnection.getresponse(self)  # type: ignore[assignment]
-        if head.plain_fields is not None:
-            return head
-        return urllib3.HTTPResponse(
-            body=head,
-            headers=urllib3.HTTPHeaderDict(head.msg.items()),
-            status=head.status,
-            version=head.version,
-            reason=head.reason,
-            preload_content=False,
-            decode_content=False,
-            original_response=cast(Any, head),
-            request_method=head.asked_method,
-        )
-
-
-class _Pool(urllib3.HTTPConnectionPool):
-    """Idle connections of one route, the last one first. `DeadlineSocket` does TLS."""
-
-    def __init__(self, route: Route, dial: Connect) -> None:
-        super().__init__(route[0].host, route[0].port)
-        self._route, self._dial = route, dial
-        self._idle: deque[_Connection] = deque()
-        weakref.finalize(self, _close_all, self._idle)
-
-    def urlopen(self, method: str, url: str, body: Any = None, headers: Any = None, **_options: Any) -> Any:  # type: ignore[override]
-        """Send a request; return the head of the response and its connection, which `keep` takes back.
-
-        urllib3's own retries, redirects and errors do the work of other modules twice.
-        """
-        connection = self._take() or _Connection(
-            self.host, self.port, route=self._route, dial=self._dial, blocksize=_SENT
-        )
-        try:
-            connection.request(method, url, body, headers)
-            return connection.getresponse(), connection
-        except BaseException:
-            connection.close()
-            raise
-
-    def _take(self) -> _Connection | None:
-        """Return an idle connection; a connection that was closed or has sent unexpected data is dropped."""
-        with contextlib.suppress(IndexError):
-            while True:
-                connection = self._idle.pop()
-                if connection.is_silent():
-                    return connection
-                connection.close()
-        return None
-
-    def keep(self, connection: _Connection) -> None:
-        """Take back a connection whose response was read to its end."""
-        if len(self._idle) < _MAX_IDLE:
-            self._idle.append(connection)
-        else:
-            connection.close()
-
-
-def _close_all(connections: Iterable[_Connection]) -> None:
-    for connection in connections:
-        connection.close()
-
-
 class _Adapter(HTTPAdapter):
     """Selects the pool of a route, and skips what other modules do: proxies, certificates, cookies."""
 
@@ -176,28 +70,37 @@ class _Adapter(HTTPAdapter):
         super().__init__(max_retries=Retry(total=False, connect=0, read=False, redirect=0))
         self._dial = dial
         self._lock = threading.Lock()
-        self._pools: dict[Route, _Pool] = {}
+        self._pools: dict[Route, Pool] = {}
 
-    def get_connection_with_tls_context(self, request: Any, *_arguments: Any, **_options: Any) -> _Pool:
-        route: Route = request.route
-        request.pool = pool = self._pool(route)
-        return pool
+    def ask(
+        self, route: Route, method: str, target: str, headers: Mapping[str, str], body: _Body | None
+    ) -> tuple[Any, Connection]:
+        """Send a request; return the head of the response and its connection."""
+        request = requests.PreparedRequest()
+        request.method, request.url, request.body = method, target, cast(Any, body)
+        request.headers = cast(Any, headers)
+        vars(request).update(route=route)
+        return cast("tuple[Any, Connection]", self.send(request, stream=True))
 
-    def _pool(self, route: Route) -> _Pool:
+    def get_connection_with_tls_context(self, request: Any, *_arguments: Any, **_options: Any) -> Pool:
+        return self.pool(request.route)
+
+    def pool(self, route: Route) -> Pool:
+        """Return the pool of a route."""
         with self._lock:
             if route not in self._pools:
-                self._pools[route] = _Pool(route, self._dial)
+                self._pools[route] = Pool(route, self._dial)
             return self._pools[route]
 
     def cert_verify(self, *_arguments: Any, **_options: Any) -> None:
         """Do nothing: `DeadlineSocket` verifies certificates."""
 
     def request_url(self, request: Any, proxies: Any) -> str:  # noqa: ARG002  # requests' own signature
-        return cast(str, request.target)
+        return cast(str, request.url)
 
-    def build_response(self, req: Any, resp: Any) -> Any:
-        """Return the response, its connection and pool: the additions of requests (cookies, text) are not needed."""
-        return (*resp, req.pool)
+    def build_response(self, req: Any, resp: Any) -> Any:  # noqa: ARG002  # requests' own signature
+        """Return the response and its connection: the additions of requests (cookies, text) are not needed."""
+        return resp
 
 
 class HttpConnections:
@@ -214,11 +117,11 @@ class HttpConnections:
         Raises:
             StalledError, TlsError, TransportError: no response, or an invalid one.
         """
-        for _ in range(_MAX_IDLE):
+        for _ in range(MAX_IDLE):
             try:
                 return self._once(route, url, headers, deadline, outgoing)
             except TransportError as error:
-                sock: DeadlineSocket | None = _serving.sock
+                sock: DeadlineSocket | None = SERVING.sock
                 if sock is None or sock.is_fresh or sock.was_heard or isinstance(error, StalledError):
                     raise
         return self._once(route, url, headers, deadline, outgoing)
@@ -226,29 +129,28 @@ class HttpConnections:
     def _once(
         self, route: Route, url: str, headers: Mapping[str, str], deadline: Deadline, outgoing: Outgoing
     ) -> RawResponse:
-        _serving.deadline, _serving.sock = deadline, None
-        origin, proxy = route
-        request = requests.PreparedRequest()
+        SERVING.deadline, SERVING.sock = deadline, None
         body = _Body(outgoing, outgoing.file, deadline) if outgoing.file is not None else None
-        request.method, request.url, request.body, target = outgoing.method, url, cast(Any, body), request_target(url)
+        origin, proxy = route
+        target = request_target(url)
         own = {"Host": origin.authority, **headers} | ({"Content-Length": str(outgoing.size)} if body else {})
         if proxy is not None and origin.scheme == "http":
             target, own = f"http://{origin.authority}{target}", own | proxy.headers
-        request.headers = cast(Any, own)
-        vars(request).update(route=route, target=target)
+        pool = self._adapter.pool(route)
         try:
-            head, connection, pool = cast(Any, self._adapter.send(request, stream=True))
-            response = RawResponse(head, connection, pool, deadline)
-            response.broken = body is not None and body.left > 0  # the connection is not usable again
-            return response
+            answer = pool.repeat(target, own) if outgoing is GET else None
+            head, connection = answer or self._adapter.ask(route, outgoing.method, target, own, body)
         except _INVALID as error:
-            if _serving.sock is not None:
-                _serving.sock.abandon()
+            if SERVING.sock is not None:
+                SERVING.sock.abandon()
             raise _invalid_response(error, deadline) from error
         except BaseException:
-            if _serving.sock is not None:
-                _serving.sock.abandon()
+            if SERVING.sock is not None:
+                SERVING.sock.abandon()
             raise
+        response = RawResponse(head, connection, pool, deadline)
+        response.broken = body is not None and body.left > 0  # the connection is not usable again
+        return response
 
 
 #: Exceptions of the libraries that mean an invalid response; errors of `DeadlineSocket` are none of them.
@@ -280,13 +182,15 @@ def _reason(error: BaseException) -> str:
 class RawResponse:
     """The head of a response, and its raw body as a stream."""
 
-    def __init__(self, response: Any, connection: _Connection, pool: _Pool, deadline: Deadline) -> None:
+    def __init__(self, response: Any, connection: Connection, pool: Pool, deadline: Deadline) -> None:
         self._raw, self._connection, self._pool, self._deadline = response, connection, pool, deadline
-        self._plain: ResponseHead | None = response if isinstance(response, ResponseHead) else None
+        is_plain = isinstance(response, ResponseHead | PlainResponse)
+        self._plain: ResponseHead | PlainResponse | None = response if is_plain else None
         self.status: int = response.status
         self.reason: str = response.reason or ""
         fields = self._plain.plain_fields if self._plain else None
-        self.headers: Fields = Fields(response.headers.iteritems()) if fields is None else fields
+        self._gathers = False  # whether waits for the body last until many bytes have arrived
+        self.headers: Fields = Fields([*response.headers.iteritems()]) if fields is None else fields
         self.broken = False
 
     @property
@@ -352,7 +256,11 @@ class RawResponse:
             return cast(bytes, self._raw.read1(size, decode_content=False))
         if not plain.left:
             return b""
-        chunk: bytes = cast(Any, plain.fp).read1(min(size, plain.left))
+        size = min(size, plain.left)
+        if plain.left >= _GATHERED or self._gathers:
+            self._gathers = True
+            cast(DeadlineSocket, self._connection.sock).gather(min(size, _GATHERED))
+        chunk: bytes = cast(Any, plain.fp).read1(size)
         self.broken = not chunk
         plain.left -= len(chunk)
         return chunk

@@ -6,8 +6,8 @@ import email.parser
 import http.client
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Self, cast
 
 #: An unambiguous field line. Source: RFC 9110 section 5.6.2 (token), RFC 9112 section 5.
 _FIELD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n]*\r?\n")
@@ -86,7 +86,13 @@ class Fields(Mapping[str, str]):
 
     __slots__ = ("_values",)
 
-    def __init__(self, given: Iterable[tuple[str, str]]) -> None:
+    def __init__(self, given: Sequence[tuple[str, str]]) -> None:
+        self._values = {name.lower(): value for name, value in given}
+        if len(self._values) < len(given):
+            self._values = self._joined(given)
+
+    @staticmethod
+    def _joined(given: Iterable[tuple[str, str]]) -> dict[str, str]:
         values: dict[str, str] = {}
         repeated: dict[str, dict[str, None]] = {}
         for name, value in given:
@@ -97,7 +103,7 @@ class Fields(Mapping[str, str]):
                 values[key] = value
         for key, several in repeated.items():
             values[key] = ", ".join(several)
-        self._values = values
+        return values
 
     def __getitem__(self, name: str) -> str:
         return self._values[name.lower()]
@@ -124,6 +130,30 @@ _PLAIN_HEAD: Final = re.compile(
 _LENGTH_VALUE: Final = re.compile(r"[0-9]{1,18}")
 
 
+class PlainHead(NamedTuple):
+    """What a plain head says: the last two are the size of the body, and where it begins."""
+
+    status: int
+    reason: str
+    fields: Fields
+    length: int
+    end: int
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self | None:
+        """Return the plain head with which `data` begins, None if it is incomplete or not plain."""
+        found = _PLAIN_HEAD.match(data)
+        if found is None:
+            return None
+        lines = found[3].decode("ascii").split("\r\n")
+        fields = Fields([(name, value.strip(" \t")) for name, _, value in [line.partition(":") for line in lines[:-1]]])
+        length = fields.get("content-length", "")
+        is_framed = _LENGTH_VALUE.fullmatch(length) and "transfer-encoding" not in fields
+        if not is_framed or fields.get("connection", "keep-alive").lower() != "keep-alive":
+            return None
+        return cls(int(found[1]), found[2].decode("ascii").strip(), fields, int(length), found.end())
+
+
 class ResponseHead(http.client.HTTPResponse):
     """A response that skips every interim response (Python skips only 100) and parses ordinary fields fast.
 
@@ -145,20 +175,14 @@ class ResponseHead(http.client.HTTPResponse):
     def _begin_plain(self) -> bool:
         """Read a plain head that arrived in one piece; return False if the head is not, and is still to be read."""
         file: Any = self.fp
-        found = _PLAIN_HEAD.match(file.peek())
-        if found is None:
+        plain = PlainHead.parse(file.peek())
+        if plain is None:
             return False
-        lines = found[3].decode("ascii").split("\r\n")
-        fields = Fields((name, value.strip(" \t")) for name, _, value in (line.partition(":") for line in lines[:-1]))
-        length = fields.get("content-length", "")
-        is_framed = _LENGTH_VALUE.fullmatch(length) and "transfer-encoding" not in fields
-        if not is_framed or fields.get("connection", "keep-alive").lower() != "keep-alive":
-            return False
-        file.read(found.end())
-        self.version, self.status, self.reason = 11, int(found[1]), found[2].decode("ascii").strip()
+        file.read(plain.end)
+        self.version, self.status, self.reason = 11, plain.status, plain.reason
         self.chunked, self.will_close = False, False
-        self.length = self.left = int(length)
-        self.plain_fields = fields
+        self.length = self.left = plain.length
+        self.plain_fields = plain.fields
         return True
 
     def _begin_any(self, options: dict[str, Any]) -> None:

@@ -12,9 +12,10 @@ import json
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from itertools import takewhile, tee
 from typing import BinaryIO, Final
-from urllib.parse import parse_qsl, quote
+from urllib.parse import quote, unquote_plus
 
 from tasks_lib.errors import IntegrityError
 
@@ -25,6 +26,10 @@ _LEAST_IN_QUERY: Final = 8
 _MOST_OF_QUERIES: Final = 512
 #: Characters by which the beginning of a secret is recognised: a quotation may end in the middle of one.
 _RECOGNISED: Final = 6
+#: Beginnings of words that are kept before those of forgotten words are dropped.
+_MOST_STARTS: Final = 4 * _MOST_OF_QUERIES
+#: Words that are the same in JSON, in HTML and percent-encoded. Source: RFC 3986 section 2.3, unreserved characters.
+_SAME_IN_ALL: Final = re.compile(r"[A-Za-z0-9._~-]*")
 _CHUNK: Final = 1 << 20
 _HIDDEN: Final = "***"
 #: Schemes of an Authorization, which precede the secret. Source: RFC 9110 section 11.1 and its registry of schemes.
@@ -40,23 +45,33 @@ class SentSecrets:
         self._lock = threading.Lock()
         self._words: dict[str, None] = {}  # a set that keeps its order
         self._query_words: dict[str, None] = {}
+        self._starts: set[str] = set()  # at least those of all words
+        self._sizes: set[int] = set()  # of the starts
 
     def add(self, headers: Mapping[str, str], url: str) -> None:
         """Add the values of `headers` and the query of `url`."""
         if not headers and "?" not in url:
             return
-        words, query_words = _variants(_words_of_headers(headers)), _variants(_words_of_query(url.partition("?")[2]))
+        words = dict.fromkeys(_variants(_words_of_headers(headers)))
+        query_words = dict.fromkeys(_variants(_words_of_query(url.partition("?")[2])))
         with self._lock:
-            self._words |= dict.fromkeys(words)
-            self._query_words |= dict.fromkeys(query_words)
-            for word in list(self._query_words)[:-_MOST_OF_QUERIES]:
-                del self._query_words[word]
+            self._words |= words
+            self._query_words |= query_words
+            while len(self._query_words) > _MOST_OF_QUERIES:
+                del self._query_words[next(iter(self._query_words))]
+            if len(self._starts) > _MOST_STARTS:
+                self._starts.clear()
+                words = {**self._words, **self._query_words}
+            self._starts.update([word[:_RECOGNISED] for word in (*words, *query_words)])
+            self._sizes.update({min(len(word), _RECOGNISED) for word in (*words, *query_words)})
 
     def redact(self, text: str) -> str:
         """Return `text` without the secrets; the beginning of one is replaced too."""
         if not self._words and not self._query_words:
             return text
         with self._lock:
+            if not self._may_begin_in(text):
+                return text
             words = [*self._words, *self._query_words]
         for word in sorted(words, key=len, reverse=True):
             at = text.find(word[:_RECOGNISED])
@@ -65,6 +80,13 @@ class SentSecrets:
                 text = text[:at] + _HIDDEN + text[at + sum(1 for _ in alike) :]
                 at = text.find(word[:_RECOGNISED], at + len(_HIDDEN))
         return text
+
+    def _may_begin_in(self, text: str) -> bool:
+        """Return whether the beginning of a secret may be in `text`: most texts have none, and there are many words."""
+        return any(
+            not self._starts.isdisjoint([text[at : at + size] for at in range(len(text) - size + 1)])
+            for size in self._sizes
+        )
 
     def are_in(self, file: BinaryIO) -> bool:
         """Return whether the file contains a value of a header that was sent."""
@@ -111,16 +133,21 @@ def _words_of_headers(headers: Mapping[str, str]) -> Iterator[str]:
 
 
 def _words_of_query(query: str) -> Iterator[str]:
-    for word in (
-        query,
-        *(value for _, value in parse_qsl(query)),
-        *(part.partition("=")[2] for part in query.split("&")),
-    ):
+    values = [part.partition("=")[2] for part in query.split("&")]
+    for word in (query, *map(unquote_plus, values), *values):
         if len(word) >= _LEAST_IN_QUERY:
             yield word
 
 
 def _variants(words: Iterable[str]) -> Iterator[str]:
     """Yield each word as plain text, in JSON, in HTML and percent-encoded."""
-    for word in words:
-        yield from (word, json.dumps(word)[1:-1], html.escape(word), quote(word, safe=""))
+    for word in dict.fromkeys(words):
+        if _SAME_IN_ALL.fullmatch(word):
+            yield word
+        else:
+            yield from _encoded(word)
+
+
+@lru_cache(maxsize=64)
+def _encoded(word: str) -> tuple[str, ...]:
+    return word, json.dumps(word)[1:-1], html.escape(word), quote(word, safe="")

@@ -60,6 +60,7 @@ class Extraction(RecordedTree):
                 reshape=reshape,
                 limits=limits,
                 sink=writer.add,
+                sink_files=writer.add_files,
                 repeats=writer.repeats,
             )
 

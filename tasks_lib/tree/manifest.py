@@ -16,6 +16,7 @@ from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from tasks_lib.archive import SmallFiles
 from tasks_lib.fs.directories import DirectoryChain
 from tasks_lib.fs.fingerprint import is_mtime_at_most
 
@@ -145,7 +146,7 @@ class ManifestWriter:
 
     def add(self, path: bytes, kind: str, executable: int, size: int, target: bytes) -> None:
         """Add one entry, parents first."""
-        text = quoted(str(path, _ENCODING, "surrogateescape"))
+        text = quoted(_text(path))
         if target:
             size = -1 if kind == "hardlink" else size
             line = f'[{text},"{kind}",{executable},{size},{_target(kind, target)}]\n'
@@ -154,6 +155,16 @@ class ManifestWriter:
         lines = self._lines
         lines.append(line)
         if len(lines) >= _LINES:
+            self._flush()
+
+    def add_files(self, group: SmallFiles) -> None:
+        """Add files of one directory, whose entry was added before."""
+        prefix = quoted(_text(group.directory) + "/")[:-1] if group.directory else '"'
+        self._lines += [
+            f'[{prefix}{quoted(_text(name))[1:]},"file",{executable},{size},""]\n'
+            for name, size, executable, _, _ in group.files
+        ]
+        if len(self._lines) >= _LINES:
             self._flush()
 
     def _flush(self) -> None:
@@ -183,8 +194,12 @@ class ManifestWriter:
             self.path.unlink(missing_ok=True)
 
 
+def _text(path: bytes) -> str:
+    return str(path, _ENCODING, "surrogateescape")
+
+
 def _target(kind: str, target: bytes) -> str:
-    return quoted(target.hex() if kind == "symlink" else target.decode(_ENCODING, "surrogateescape"))
+    return quoted(target.hex() if kind == "symlink" else _text(target))
 
 
 def read_manifest_header(record: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from tasks_lib.archive import HOLE, Entry, is_program
+from tasks_lib.archive import HOLE, Entry, SmallFiles, is_program
 from tasks_lib.fs.copying import LinkMode, link_or_copy
 from tasks_lib.fs.directories import DirectoryChain
 from tasks_lib.fs.system_calls import NO_LINK
@@ -77,6 +77,26 @@ class TreeWriter:
         self._record.add(path, kind, executable, size, entry.target)
         self._entries += 1
         if self._entries > _REPORT_ENTRIES:
+            self._report()
+
+    def add_files(self, group: SmallFiles) -> None:
+        """Write new files into an existing directory.
+
+        Raises:
+            OSError, CancelledError: see `add`.
+        """
+        directory, modes = self._chain.enter(group.directory), self._modes
+        for name, size, executable, _, content in group.files:
+            descriptor = os.open(name, _CREATE, modes[executable], dir_fd=directory)
+            try:
+                if size and (written := os.write(descriptor, content)) < size:
+                    _write_all(descriptor, content[written:])
+            finally:
+                os.close(descriptor)
+            self._bytes += size
+        self._record.add_files(group)
+        self._entries += len(group.files)
+        if self._entries > _REPORT_ENTRIES or self._bytes > _REPORT_BYTES:
             self._report()
 
     def repeats(self, entry: Entry) -> bool:
@@ -148,10 +168,8 @@ class TreeWriter:
                 if chunk is HOLE:
                     os.lseek(descriptor, len(chunk), os.SEEK_CUR)
                     continue
-                written = os.write(descriptor, chunk)
-                while written < len(chunk):
-                    written += os.write(descriptor, memoryview(chunk)[written:])
-                self._bytes += written
+                _write_all(descriptor, chunk)
+                self._bytes += len(chunk)
                 if self._bytes > _REPORT_BYTES:
                     self._report()
             if chunks and size >= len(HOLE):  # the file may end in a hole
@@ -180,6 +198,12 @@ class TreeWriter:
             chunks = iter(lambda: file.read(_CHUNK), b"")
             self._write(name, executable, 0, chunks, directory)
         self._copied[entry.target] = entry.path
+
+
+def _write_all(descriptor: int, content: bytes | memoryview) -> None:
+    written = os.write(descriptor, content)
+    while written < len(content):
+        written += os.write(descriptor, memoryview(content)[written:])
 
 
 def file_entry(source: BinaryIO, file_name: str, executable: int = 0) -> Iterator[Entry]:

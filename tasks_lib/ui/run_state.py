@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from tasks_lib.network import PLAIN_URL
 from tasks_lib.progress import Facts, FailedSource
 from tasks_lib.ui.events import Event
 
@@ -131,14 +132,17 @@ class TaskRun:
             self.outcome, self.message = "skipped", str(event.facts["reason"])
 
     def _begin(self, name: str, at_s: float, facts: Facts) -> None:
-        if self.phases:
-            self.phases[-1].end_s = self.phases[-1].end_s or at_s
-        if len(self.phases) >= MAX_PHASES:
-            self.phases.pop(1)
-        # git and hg report the URL in the phase `connect`
-        url = self.phases[-1].url if name == "body" and self.phases and "url" not in facts else facts.get("url", "")
-        total, resumed = int(facts.get("total", 0)), int(facts.get("resumed", 0))
-        self.phases.append(Phase(name, at_s, str(url), total, resumed, str(facts.get("store", ""))))
+        before = self.phases[-1] if self.phases else None
+        known = facts.get
+        url = known("url", "")
+        if before is not None:
+            before.end_s = before.end_s or at_s
+            if name == "body" and "url" not in facts:  # git and hg report the URL in the phase `connect`
+                url = before.url
+            if len(self.phases) >= MAX_PHASES:
+                self.phases.pop(1)
+        total, resumed = int(known("total", 0)), int(known("resumed", 0))
+        self.phases.append(Phase(name, at_s, str(url), total, resumed, str(known("store", ""))))
         self._flow = None
 
     def _advance(self, size: int, at_s: float) -> None:
@@ -160,6 +164,8 @@ class TaskRun:
 
 def host_of(url: str) -> str:
     """Return the host of a URL, "files" for a local one."""
+    if plain := PLAIN_URL.fullmatch(url):
+        return f"{plain[2]}:{plain[3]}" if plain[3] else plain[2]
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""

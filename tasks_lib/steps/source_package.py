@@ -1,0 +1,285 @@
+"""Source packages: obtain a .dsc and the files that it names, and write them as one deterministic archive.
+
+Each file is a blob with its own digest: it is mirrored, resumed and shared like a download. The .dsc is pinned by its
+definition; it pins the others. The archive is flat, so that `dpkg-source -x NAME.dsc` works where it is extracted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator
+from typing import Final
+from urllib.parse import quote
+
+from tasks_lib import recipe
+from tasks_lib.archive import make_entry, write_sized
+from tasks_lib.cache import Result
+from tasks_lib.context import Context
+from tasks_lib.debian.source import MAX_DSC_BYTES, SourceFile, SourcePackage, parse_dsc, require_covered, signed_text
+from tasks_lib.definitions import DebianSource, Fetch, StaticUrl
+from tasks_lib.digest import Integrity
+from tasks_lib.errors import CacheError, FetchError, SignatureError, SourcePackageError, escape_text
+from tasks_lib.fs.local_urls import is_local_file
+from tasks_lib.network import redacted
+from tasks_lib.progress import Progress, Silent
+from tasks_lib.signature import ValidSignature
+from tasks_lib.signature.packets import key_packets
+from tasks_lib.steps.artifacts import publish_from_cache
+from tasks_lib.steps.checks import find_integrity, find_pinned
+from tasks_lib.steps.members import Member, obtain_members
+from tasks_lib.steps.pinned_file import list_urls, obtain_pinned, to_member
+from tasks_lib.steps.plan import Artifact
+from tasks_lib.steps.shared_results import adopt_shared_result, share_result
+from tasks_lib.steps.signatures import read_measured_keys
+from tasks_lib.store import Store, blob_key
+from tasks_lib.store.records import ANY_PLATFORM
+from tasks_lib.units import format_size
+
+#: Bytes of a file that are copied into the archive at once.
+_PIECE: Final = 1 << 20
+
+
+def fetch_source_package(
+    context: Context, definition: Fetch, source: DebianSource, artifact: Artifact, progress: Progress
+) -> None:
+    """Fetch a source package, and publish its archive; of a tarball, publish the file itself.
+
+    Raises:
+        AllSourcesFailedError, OfflineError, CacheUnavailableError, CancelledError: as `Downloader.obtain`.
+        SourcePackageError, UnsafePathError: the .dsc is not one, or does not pin its files.
+        SignatureError, ToolError: the .dsc is not signed as required, or gpg is missing or hangs.
+        ArchiveError: a file exceeds the limits of archives.
+    """
+    if _is_checked(context, source, artifact) and publish_from_cache(context, artifact):
+        return  # needs no lock, which a read-only cache does not offer
+    with context.cache.lock(artifact.key, progress, artifact.path.name):
+        if not (_is_checked(context, source, artifact) and _is_made(context, artifact, progress)):
+            integrity = obtain_pinned(context, definition, source, progress)
+            if source.form == "dsc":
+                _Making(context, definition, source, artifact, progress).make(integrity)
+    publish_from_cache(context, artifact)
+
+
+def _is_checked(context: Context, source: DebianSource, artifact: Artifact) -> bool:
+    """Return whether neither a signature nor the URL of the definition is left to be checked."""
+    if artifact.verdict and context.cache.result(artifact.verdict) is None:
+        return False
+    integrity = find_pinned(context, source)
+    result = context.cache.result(recipe.fetch_key(integrity)) if integrity is not None else None
+    return result is None or not result.is_due(source.url, time.time())
+
+
+def _is_made(context: Context, artifact: Artifact, progress: Progress) -> bool:
+    """Return whether the cache has the artifact, after asking the stores for it."""
+    result = context.cache.result(artifact.key)
+    if result is not None and context.cache.has(result.integrity):
+        return True
+    return adopt_shared_result(context, artifact.key, artifact.path.name, ANY_PLATFORM, progress)
+
+
+class _Making:
+    """The making of one archive from a .dsc in the cache."""
+
+    def __init__(
+        self, context: Context, definition: Fetch, source: DebianSource, artifact: Artifact, progress: Progress
+    ) -> None:
+        self._context, self._definition, self._source = context, definition, source
+        self._artifact, self._progress = artifact, progress
+
+    def make(self, dsc: Integrity) -> None:
+        """Verify the .dsc, obtain the files that it names, and write the archive."""
+        content = read_dsc(self._context, dsc)
+        if self._artifact.verdict:
+            self._verify(content, dsc)
+        package = parse_dsc(content, self._source.file(dsc).file_name)
+        if not _is_made(self._context, self._artifact, self._progress):
+            files = [to_member(file_beside(self._source, one)) for one in package.files]
+            obtain_members(self._context, self._definition, files, self._progress)
+            self._write(package, dsc)
+
+    def _verify(self, content: bytes, dsc: Integrity) -> None:
+        """Verify the signature of the .dsc, and record the verdict.
+
+        Raises:
+            SignatureError, ToolError: as `Gpg.verify_clearsigned`; there is text that the signature does not cover.
+        """
+        self._progress.phase("verify")
+        try:
+            signed_text(content)  # text around the signed one is the reason that counts
+            valid, text = self._find_signature(content)
+            require_covered(content, text)
+        except ValueError as error:
+            raise SignatureError(f"the .dsc is not text: {escape_text(str(error))}") from error
+        if warning := valid.warning(time.time()):
+            self._progress.warn(f"{self._definition.name}: {warning}")
+        self._context.cache.record(Result(key=self._artifact.verdict, integrity=dsc, provenance=valid.facts()))
+
+    def _find_signature(self, content: bytes) -> tuple[ValidSignature, bytes]:
+        """Return the signature by a pinned key that expires last, and the text that gpg verified."""
+        keys = read_measured_keys(self._source, self._artifact.verdict)
+        good, text = self._context.gpg.verify_by_any(
+            content,
+            keys=b"".join(map(key_packets, keys.values())),
+            fingerprints=self._source.signed_by,
+            progress=self._progress,
+        )
+        valid = max(good, key=lambda one: one.key_expires or math.inf)
+        if valid.key_expires and valid.key_expires < time.time():
+            raise SignatureError(
+                f"signature refused: its key {valid.key} has expired",
+                hint="update the key file: the maintainer may have extended the expiry of the key",
+            )
+        return valid, text
+
+    def _write(self, package: SourcePackage, dsc: Integrity) -> None:
+        """Write the archive of all files, record it, and let the stores have it."""
+        context, source = self._context, self._source
+        self._progress.phase("repack")
+        limits = context.limits(source.archive)
+        content = {one.name.encode(): one.integrity for one in (SourceFile(package.dsc_name, dsc), *package.files)}
+        entries = [
+            make_entry(name, "file", limits, archive=source.artifact_name, size=integrity.size)
+            for name, integrity in sorted(content.items())
+        ]
+        with context.cache.writer() as writer:
+            tar = write_sized(
+                entries,
+                lambda entry: self._read(content[entry.path]),
+                name=source.artifact_name,
+                limits=limits,
+                mtime=context.mtime,
+                write=writer.write,
+                progress=self._progress,
+            )
+            integrity = writer.commit()
+        provenance: dict[str, str | int | float] = {
+            "url": redacted(source.url),
+            "package": f"{package.name} {package.version}",
+            "files": len(content),
+            "tar": f"sha256:{tar}",
+        }
+        context.cache.record(Result(key=self._artifact.key, integrity=integrity, provenance=provenance))
+        share_result(context, self._artifact.key, integrity, ANY_PLATFORM)
+
+    def _read(self, integrity: Integrity) -> Iterator[bytes]:
+        with self._context.cache.open(integrity) as file:
+            while piece := file.read(_PIECE):
+                self._progress.advance(len(piece))
+                yield piece
+
+
+# --- the files of a source package ------------------------------------------------------------
+
+
+def read_dsc(context: Context, integrity: Integrity) -> bytes:
+    """Return the content of a .dsc in the cache.
+
+    Raises:
+        SourcePackageError: it is too large.
+        BlobMissingError, BlobCorruptError, CacheUnavailableError: as `Cache.open`.
+    """
+    if integrity.size > MAX_DSC_BYTES:
+        raise SourcePackageError(f"the .dsc has {integrity.size} bytes, more than {format_size(MAX_DSC_BYTES)}")
+    with context.cache.open(integrity) as file:
+        return file.read()
+
+
+def file_beside(source: DebianSource, one: SourceFile) -> StaticUrl:
+    """Return a file that a .dsc names as a download."""
+    return source.file(one.integrity, quote(one.name, safe="+~:@=,"))
+
+
+def list_files(source: DebianSource, integrity: Integrity, content: bytes) -> list[StaticUrl]:
+    """Return the .dsc with this content and the files that it names, or the tarball, as downloads.
+
+    Raises:
+        SourcePackageError, UnsafePathError, SignatureError: as `parse_dsc`.
+    """
+    pinned = source.file(integrity)
+    if source.form == "tarball":
+        return [pinned]
+    return [pinned, *(file_beside(source, one) for one in parse_dsc(content, pinned.file_name).files)]
+
+
+def list_pinned_files(context: Context, source: DebianSource) -> list[StaticUrl]:
+    """Return what `list_files` does, as far as the cache shows it."""
+    integrity = find_pinned(context, source)
+    if integrity is None:
+        return []
+    try:
+        return list_files(source, integrity, read_dsc(context, integrity) if source.form == "dsc" else b"")
+    except FetchError:
+        return [source.file(integrity)]
+
+
+def list_source_members(context: Context, source: DebianSource) -> list[Member]:
+    """Return what `list_pinned_files` does as members of a definition."""
+    return [to_member(one) for one in list_pinned_files(context, source)]
+
+
+def list_shared_files(context: Context, source: DebianSource) -> list[StaticUrl]:
+    """Return what `list_pinned_files` does, with a .dsc that only a store has.
+
+    Raises:
+        CacheUnavailableError: the cache cannot be written.
+    """
+    integrity = find_pinned(context, source)
+    if integrity is not None and context.fleet is not None and not context.cache.has(integrity):
+        context.sources.obtain_from_stores(source.file(integrity).file_name, integrity, Silent(), "origins")
+    return list_pinned_files(context, source)
+
+
+def needs_files(context: Context, definition: Fetch, source: DebianSource, artifact: Artifact) -> bool:
+    """Return whether the artifact can be made only from the network: not from the cache, a store or a local file.
+
+    A local .dsc has its files beside it.
+    """
+    integrity = find_integrity(context, artifact)
+    if integrity is not None and context.cache.has(integrity):
+        return False
+    if any(map(is_local_file, list_urls(context, definition, source))):
+        return False
+    if context.fleet is not None and context.fleet.has_local(None, artifact.key):
+        return False
+    files = list_shared_files(context, source)
+    is_known = len(files) > 1 or (bool(files) and source.form == "tarball")
+    return not is_known or not all(_is_here(context, one.integrity) for one in files)
+
+
+def _is_here(context: Context, integrity: Integrity) -> bool:
+    return context.cache.has(integrity) or (context.fleet is not None and context.fleet.has_local(integrity, ""))
+
+
+def list_stored_files(store: Store, source: DebianSource) -> list[StaticUrl]:
+    """Return what `list_files` does for the .dsc or the tarball in a store; [] if the store does not have it.
+
+    Raises:
+        StoreUnavailableError, StoreRefusedError: the store cannot be read.
+    """
+    key = blob_key(source.digest.hex)
+    item = store.find(key)
+    if item is None:
+        return []
+    content = (store.read(key, MAX_DSC_BYTES) or b"") if source.form == "dsc" else b""
+    size = next((size for size in (source.size, len(content), item.size) if size > 0), 0)
+    integrity = Integrity(size=size, digest=source.digest)
+    try:
+        if source.form == "dsc" and hashlib.sha256(content).hexdigest() != source.digest.hex:
+            raise CacheError("the store has another content")
+        return list_files(source, integrity, content)
+    except FetchError:
+        return [source.file(integrity)]
+
+
+def obtain_files(context: Context, definition: Fetch, source: DebianSource, progress: Progress) -> list[StaticUrl]:
+    """Bring the .dsc and the files that it names, or the tarball, into the cache; return them as downloads.
+
+    Raises:
+        FetchError: as `fetch_source_package`, without a signature.
+    """
+    integrity = obtain_pinned(context, definition, source, progress)
+    files = list_files(source, integrity, read_dsc(context, integrity) if source.form == "dsc" else b"")
+    obtain_members(context, definition, map(to_member, files), progress)
+    return files
