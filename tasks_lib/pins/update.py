@@ -25,6 +25,7 @@ from tasks_lib.network import redacted
 from tasks_lib.pins import forge
 from tasks_lib.pins.add_url import GivenUrl, parse_url
 from tasks_lib.pins.commits import Target, find_commit
+from tasks_lib.pins.debian_lock import update_lock
 from tasks_lib.pins.edit import read_value, set_values
 from tasks_lib.pins.measure import inspect, measure, refuse_page
 from tasks_lib.pins.tree_diff import EntryTable, TreeDiff, compare, list_archive, list_tree
@@ -139,8 +140,6 @@ def update(workspace: Workspace, fetch: Fetch, request: UpdateRequest, newest: T
 
 def _update_lock(workspace: Workspace, fetch: Fetch, source: Debian, request: UpdateRequest) -> Updated:
     """Resolve Debian packages again, and write their lock."""
-    from tasks_lib.pins.debian_lock import update_lock  # needed only for Debian packages
-
     if request.url or request.to:
         raise EditError(
             "a definition of Debian packages has neither a URL nor a version of its own",
