@@ -85,13 +85,13 @@ class Updated:
 
 
 #: What `update` moves to another version.
-Source = StaticUrl | Git | Hg
+PinnedSource = StaticUrl | Git | Hg
 
 
 class _Revised(NamedTuple):
     """A new source, and the values that its definition gets."""
 
-    source: Source
+    source: PinnedSource
     values: Mapping[KeyPath, str | int]
 
 
@@ -350,13 +350,13 @@ def _revise_commit(
 # --- trees ------------------------------------------------------------------------------------
 
 
-def _compare(workspace: Workspace, before: Source, after: Source) -> TreeDiff | None:
+def _compare(workspace: Workspace, before: PinnedSource, after: PinnedSource) -> TreeDiff | None:
     """Return how the trees differ, None if one of them is not here."""
     old, new = (_tree(workspace.context, one, workspace.progress) for one in (before, after))
     return compare(old, new) if old is not None and new is not None else None
 
 
-def _tree(context: Context, source: Source, progress: Progress) -> EntryTable | None:
+def _tree(context: Context, source: PinnedSource, progress: Progress) -> EntryTable | None:
     if isinstance(source, StaticUrl):
         return list_tree(context, source, progress)
     try:
