@@ -354,7 +354,7 @@ def test_faults_of_definitions(name: str, tmp_path: Path) -> None:
 def test_an_archive_has_a_path_of_its_own(tmp_path: Path) -> None:
     """An image does not replace the artifact of a fetch with the same name, and a message names both kinds."""
     root = project(tmp_path, IMAGE.replace("small:", "pkg:"))
-    done = doit(root, "path", "pkg")
+    done = doit(root, "info", "pkg")
     assert "'pkg' is the name of a fetch and of an image" in done.stdout
     file = root / "fetchdefs/fetch/all.yml"
     (root / "src/pkg-1.tar").rename(root / "src/pkg.oci.tar")
