@@ -16,6 +16,7 @@ from tasks_lib.errors import SettingError, TreeError, escape_text
 from tasks_lib.export.directory import RECORDS, Changes, ExportDirectory, RecordedFile, WantedFile
 from tasks_lib.export.layouts import (
     LAYOUTS,
+    OCI,
     Exported,
     ExportedDownload,
     ExportLayout,
@@ -59,7 +60,8 @@ def export(
         FetchError: a download cannot be obtained; see `Project.fetch`.
     """
     if layout_name not in LAYOUTS:
-        raise SettingError(f"no layout is named {escape_text(layout_name)!r}", hint=f"use one of {', '.join(LAYOUTS)}")
+        known = ", ".join((*LAYOUTS, OCI))
+        raise SettingError(f"no layout is named {escape_text(layout_name)!r}", hint=f"use one of {known}")
     path = Path(os.path.realpath(directory))
     target = ExportTarget(str(path), _check_url(url_base) or path.as_uri())
     fetches = project.select(words)

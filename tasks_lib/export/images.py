@@ -15,12 +15,12 @@ from typing import Any, Final
 from tasks_lib.digest import Integrity
 from tasks_lib.export.directory import ExportDirectory, RecordedFile, WantedFile
 from tasks_lib.export.exporter import Export
+from tasks_lib.export.layouts import OCI
 from tasks_lib.image.oci import REFERENCE, ImageLayout, write_index
 from tasks_lib.progress import Progress
 from tasks_lib.project import Project
 
-#: The name of the layout, and its file that names the images.
-OCI: Final = "oci"
+#: The file of a layout that names the images.
 _INDEX: Final = "index.json"
 
 

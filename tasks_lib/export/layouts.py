@@ -207,6 +207,8 @@ def _cmake_word(text: str) -> str:
     return f"[{equals}[{text}]{equals}]"
 
 
+#: The name of the layout of images, which is not one of files.
+OCI: Final = "oci"
 #: The layouts by name. Source of each: reach.md section F, and the documentation of the tool.
 LAYOUTS: Final[Mapping[str, ExportLayout]] = {
     "url": ExportLayout(_by_url, lambda to: f'url_replacements = {{"regex:^https?://" = "{to.url}/"}}'),
