@@ -99,15 +99,21 @@ def find_isolation(environ: Mapping[str, str]) -> tuple[list[str], str]:
     return words, _probe(tuple(words), path) if program else "unshare is not installed"
 
 
+def is_root(environ: Mapping[str, str]) -> bool:
+    """Return whether this user is root, and not only shown as root by fakeroot."""
+    return os.geteuid() == 0 and "FAKEROOTKEY" not in environ
+
+
 def find_root_isolation(environ: Mapping[str, str]) -> tuple[list[str], str]:
     """As `find_isolation`, for a command that runs as root with mounts and processes of its own.
 
-    Its processes are killed when the program before it ends. An unprivileged user needs newuidmap and ranges of ids.
-    Source: unshare(1); pid_namespaces(7); subuid(5).
+    Its processes are killed when the program before it ends. An unprivileged user needs newuidmap and ranges of ids; so
+    does one that fakeroot shows as root, because the command does not inherit fakeroot's library.
+    Source: unshare(1); pid_namespaces(7); subuid(5); fakeroot(1), FAKEROOTKEY.
     """
     path = environ.get("PATH", os.defpath)
     program = shutil.which("unshare", path=path)
-    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user", "--map-auto"]
+    user = [] if is_root(environ) else ["--user", "--map-root-user", "--map-auto"]
     words = [str(program), *user, "--net", "--mount", "--pid", "--fork", "--kill-child", "--"]
     return words, _probe(tuple(words), path) if program else "unshare is not installed"
 

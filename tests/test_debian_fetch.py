@@ -64,7 +64,7 @@ def fetch(top: Path, **environ: str) -> Path:
 def refused(top: Path, kind: type[FetchError], text: str) -> None:
     """Require that the fetch fails with this error, and leaves no artifact."""
     with pytest.raises(kind, match=text) as error:
-        Project.load(top).fetch("debs")
+        Project.load(top, settings={"backoff": 0.01}).fetch("debs")
     assert type(error.value) is kind
     assert not list((top / "build").rglob("debs.tar.zst"))
 

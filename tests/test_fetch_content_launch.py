@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -184,6 +185,15 @@ def test_one_file_is_all_that_run_task_needs(one_file: Path, queue: Taskcluster,
         "home/.cache/fetch-content"
     ]
     assert not list((tmp_path / "tmp").iterdir())
+
+
+@pytest.mark.slow
+def test_one_file_does_not_name_its_packager(one_file: Path) -> None:
+    """The same versions give the same bytes in another directory: nothing in the file depends on the Python's path."""
+    with zipfile.ZipFile(one_file) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    assert not [name for name, content in contents.items() if sys.prefix.encode() in content]
+    assert not [name for name in contents if name.endswith("/RECORD")]  # with digests of scripts that have the path
 
 
 PLACES = {

@@ -468,8 +468,8 @@ def test_other_programs_read_it(tmp_path: Path) -> None:
     )
     assert json.loads(inspected.stdout)["Digest"] == digest_of(tmp_path)
     layout = tmp_path / "layout"
-    with tarfile.open(archive_of(tmp_path)) as opened:
-        opened.extractall(layout, filter="data")
+    layout.mkdir()
+    subprocess.run(["tar", "-xf", archive_of(tmp_path), "-C", layout], check=True)
     subprocess.run(
         ["umoci", "unpack", "--rootless", "--image", f"{layout}:latest", str(tmp_path / "bundle")],
         check=True,

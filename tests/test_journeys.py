@@ -141,7 +141,7 @@ def test_selection(repository: Path) -> None:
     assert doit(repository, "clean", "extract:lib").returncode == 0
     assert not (repository / "build/extracted/lib").exists()
     listed = doit(repository, "list").stdout.splitlines()
-    assert [line.split()[0] for line in listed] == ["extract", "fetch", "repack", "toolchain"]
+    assert [line.split()[0] for line in listed] == ["extract", "fetch", "image", "repack", "toolchain"]
     info = doit(repository, "info", "fetch:lib").stdout
     assert hashlib.sha256(LIBRARY).hexdigest() in info
     assert "taskgraph_digest" in info

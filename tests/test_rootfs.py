@@ -18,7 +18,8 @@ import pytest
 
 from tasks_lib.cache import Cache, Options
 from tasks_lib.errors import ArchiveError, CancelledError, ToolError
-from tasks_lib.fs.locks import hold_directory
+from tasks_lib.fs.locks import held, hold_directory
+from tasks_lib.host import find_root_isolation
 from tasks_lib.image.root_layer import write_root_layer
 from tasks_lib.image.rootfs import RootFilesystem, build_rootfs, mmdebstrap_version
 from tasks_lib.limits import Limits
@@ -205,6 +206,13 @@ def test_mmdebstrap_is_too_old(printed: str, tmp_path: Path) -> None:
     assert mmdebstrap_version(str(program.parent)) == "1.10.0"
 
 
+def test_fakeroot_is_not_root() -> None:
+    """Below fakeroot, mmdebstrap needs a user namespace like that of any user: the library has no effect on it."""
+    path = {"PATH": os.environ["PATH"]}
+    assert "--map-auto" in find_root_isolation({**path, "FAKEROOTKEY": "1"})[0]
+    assert ("--map-auto" in find_root_isolation(path)[0]) == (os.geteuid() != 0)
+
+
 def test_staging_of_a_killed_run(tmp_path: Path) -> None:
     """The next run removes the directory of a killed one, but not while a program works in it."""
     cache = Cache(tmp_path / "cache", Options("fast"))
@@ -215,9 +223,12 @@ def test_staging_of_a_killed_run(tmp_path: Path) -> None:
             written(path, {"a/b": "x"})
             (path / "a").chmod(0)
         with hold_directory(used):
-            cache.join(tmp_path, "{}")
-            assert (own.exists(), left.exists(), used.exists()) == (True, False, True)
+            program = subprocess.Popen(["sleep", "600"], pass_fds=held())
+        cache.join(tmp_path, "{}")
+        assert (own.exists(), left.exists(), used.exists()) == (True, False, True)
     assert not own.exists()
+    program.kill()
+    program.wait()
     cache.join(tmp_path, "{}")
     assert not used.exists()
 

@@ -22,7 +22,7 @@ from tasks_lib.archive.entries import (
     unsafe_entry,
     validate_target,
 )
-from tasks_lib.archive.zip_directory import Directory, Member, apply_zip64, name_of, read_at
+from tasks_lib.archive.zip_directory import Directory, ZipMember, apply_zip64, name_of, read_at
 from tasks_lib.archive.zip_gaps import GapChecker
 from tasks_lib.errors import UnsafeEntryError
 from tasks_lib.limits import Limits
@@ -65,7 +65,7 @@ class ZipReader:
             yield self._entry(member, begin)
         gaps.check(at, directory.start)
 
-    def _local(self, member: Member) -> tuple[int, str]:
+    def _local(self, member: ZipMember) -> tuple[int, str]:
         """Check the local header against the central one; return where the data begins, and if a descriptor follows it.
 
         The latter is "required", "optional" or "none" (4.3.9, 4.4.4 bit 3).
@@ -93,7 +93,7 @@ class ZipReader:
             raise _disagreement(member)
         return begin, "required"
 
-    def _end_of(self, member: Member, at: int, end: int, described: str) -> int:
+    def _end_of(self, member: ZipMember, at: int, end: int, described: str) -> int:
         """Return the end of the member at most `end`: the end of its data `at`, or of the descriptor that follows."""
         if at > end:
             raise unsafe_entry("overlaps the next member", "ZIP_TILING", member.name, member.offset)
@@ -113,7 +113,7 @@ class ZipReader:
             )
         return at
 
-    def _entry(self, member: Member, begin: int) -> Entry:
+    def _entry(self, member: ZipMember, begin: int) -> Entry:
         kind = _kind_of(member)
         if kind == SYMLINK and not member.size:
             kind = FILE  # as unzip and pip extract it: a symlink to nothing cannot be created
@@ -137,7 +137,7 @@ class ZipReader:
             chunks=self._content(member, begin),
         )
 
-    def _content(self, member: Member, begin: int) -> Iterator[bytes]:
+    def _content(self, member: ZipMember, begin: int) -> Iterator[bytes]:
         crc = got = 0
         for chunk in self._unpacked(member, begin):
             crc = zlib.crc32(chunk, crc)
@@ -150,7 +150,7 @@ class ZipReader:
         if crc != member.crc:
             raise damaged_archive("wrong checksum", "CHECKSUM", member.name, member.offset)
 
-    def _unpacked(self, member: Member, begin: int) -> Iterator[bytes]:
+    def _unpacked(self, member: ZipMember, begin: int) -> Iterator[bytes]:
         decoder = zlib.decompressobj(wbits=-15)
         at, left = begin, member.packed
         while left:
@@ -175,7 +175,7 @@ class ZipReader:
         if member.method == 8:
             yield from self._flushed(decoder, member)
 
-    def _flushed(self, decoder: zlib._Decompress, member: Member) -> Iterator[bytes]:
+    def _flushed(self, decoder: zlib._Decompress, member: ZipMember) -> Iterator[bytes]:
         while not decoder.eof:
             chunk = decoder.decompress(b"", _CHUNK)
             if not chunk:
@@ -185,11 +185,11 @@ class ZipReader:
             yield chunk
 
 
-def _disagreement(member: Member) -> UnsafeEntryError:
+def _disagreement(member: ZipMember) -> UnsafeEntryError:
     return unsafe_entry("local header and central directory differ", "ZIP_DISAGREE", member.name, member.offset)
 
 
-def _kind_of(member: Member) -> str:
+def _kind_of(member: ZipMember) -> str:
     kind = _KINDS.get(member.mode & 0o170000)
     if kind is None and (member.name == b"-" or (member.mode & 0o170000 == _FIFO and member.size)):
         kind = FILE  # what Info-ZIP read from its standard input or, with -FI, from a FIFO. Source: zip(1)

@@ -40,7 +40,7 @@ _UNIX: Final = (3, 19)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class ZipMember:
     """The central directory's data of one member; `offset` is the position of its local header."""
 
     name: bytes
@@ -67,13 +67,13 @@ class Directory:
         self._source, self._limits = source, limits
         self._data = b""
         self._base = 0  # offset of the zip in the file: what precedes a self-extracting one is not in its offsets
-        # each member's offset and its position in the directory; a million Member objects would use more memory than
+        # each member's offset and its position in the directory; a million ZipMember objects would use more memory than
         # anything else, so each is created when it is needed, and once here for validation
         self._offsets, self._places = array("Q"), array("L")
         self.start = 0
         self._judge()
 
-    def members(self) -> Iterator[tuple[Member, int]]:
+    def members(self) -> Iterator[tuple[ZipMember, int]]:
         """Yield the members in the order of their data, each with the offset of the next member or of the directory.
 
         Raises:
@@ -231,7 +231,7 @@ class Directory:
             )
         return read_at(self._source, start, size)
 
-    def _member(self, place: int) -> tuple[Member, int]:
+    def _member(self, place: int) -> tuple[ZipMember, int]:
         """Return the member at a position in the central directory, and the position of the next one."""
         data = self._data
         fields = _CENTRAL.unpack_from(data, place)
@@ -258,7 +258,7 @@ class Directory:
             reason = f"a member of {size} bytes, more than max-member-bytes {maximum}"
             raise limit_exceeded(reason, "MEMBER_TOO_LARGE", name, at, size)
         mode = _mode_of(made_by >> 8, external, name, at)
-        member = Member(
+        member = ZipMember(
             name=name, raw_name=raw_name, flags=flags, method=method, crc=crc,
             packed=packed, size=size, mode=mode, host=made_by >> 8, offset=offset + self._base,
         )  # fmt: skip

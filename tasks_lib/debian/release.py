@@ -43,7 +43,7 @@ _PACKINGS: Final = (".xz", ".gz", "")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Release:
+class SignedRelease:
     """A verified Release file: the suite that it is for, its fields by lower-case name, and the files that it lists."""
 
     suite: Suite
@@ -126,7 +126,7 @@ class Release:
         )
 
 
-def fetch_release(context: Context, name: str, source: Debian, suite: Suite, progress: Progress) -> Release:
+def fetch_release(context: Context, name: str, source: Debian, suite: Suite, progress: Progress) -> SignedRelease:
     """Download the InRelease of a suite and verify it; its content becomes a blob.
 
     Raises:
@@ -171,7 +171,7 @@ _ABSENT: Final = re.compile(r"HTTP (?:404|410)\b|cannot read the file: No such f
 
 def verify_release(
     context: Context, source: Debian, suite: Suite, message: bytes, integrity: Integrity, progress: Progress
-) -> Release:
+) -> SignedRelease:
     """Return the Release file in a clear-signed message.
 
     Raises:
@@ -191,7 +191,7 @@ def verify_release(
     except (SignatureError, ValueError) as error:
         reason, hint = (error.message, error.hint) if isinstance(error, SignatureError) else (str(error), "")
         raise ReleaseSignatureError(f"InRelease of {suite.name}: {escape_text(reason)}", hint=hint) from error
-    return Release(suite=suite, fields=fields, date=date, signers=signers, inrelease=integrity, files=files)
+    return SignedRelease(suite=suite, fields=fields, date=date, signers=signers, inrelease=integrity, files=files)
 
 
 def format_date(date: datetime) -> str:
@@ -264,7 +264,7 @@ def _list_files(fields: Mapping[str, str]) -> dict[str, Integrity]:
     return files
 
 
-def refuse_rollback(source: Debian, release: Release, before: LockedRelease) -> None:
+def refuse_rollback(source: Debian, release: SignedRelease, before: LockedRelease) -> None:
     """Refuse a Release file that is older than the one of the lock; a snapshot may be older than the present lock.
 
     Raises:

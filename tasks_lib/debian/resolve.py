@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from tasks_lib.debian.deb822 import parse_paragraph, split_paragraphs
 from tasks_lib.debian.lock import NAME, LockedIndex, LockedPackage
-from tasks_lib.debian.release import Release
+from tasks_lib.debian.release import SignedRelease
 from tasks_lib.definitions import Debian
 from tasks_lib.errors import IndexDigestError, UnresolvableError, escape_text
 from tasks_lib.progress import Progress
@@ -67,7 +67,7 @@ class _Chosen(NamedTuple):
 def resolve(
     name: str,
     source: Debian,
-    releases: Sequence[tuple[Release, Sequence[LockedIndex]]],
+    releases: Sequence[tuple[SignedRelease, Sequence[LockedIndex]]],
     read: ReadIndex,
     search: str,
     progress: Progress,
@@ -115,7 +115,7 @@ class _Apt:
     def __init__(self, directory: Path, architecture: str, search: str, progress: Progress) -> None:
         self._architecture, self._progress = architecture, progress
         self._state = directory / "state"
-        self._repositories: dict[Path, Release] = {}
+        self._repositories: dict[Path, SignedRelease] = {}
         self._directory = directory
         for inner in ("etc/apt/preferences.d", "var/lib/apt/lists/partial", "var/cache/apt/archives/partial"):
             (self._state / inner).mkdir(parents=True)
@@ -127,7 +127,7 @@ class _Apt:
             "LC_ALL": "C", "LANGUAGE": "C", "TZ": "UTC",
         }  # fmt: skip
 
-    def add(self, release: Release, indexes: Iterable[LockedIndex], read: ReadIndex) -> set[str]:
+    def add(self, release: SignedRelease, indexes: Iterable[LockedIndex], read: ReadIndex) -> set[str]:
         """Add the packages of a suite; return the names of those that are essential."""
         directory = self._directory / str(len(self._repositories))
         directory.mkdir()
@@ -196,13 +196,13 @@ def _parse_line(name: str, line: str) -> _Chosen:
     return _Chosen(*map(unquote, found.groups()))
 
 
-def _describe(release: Release, digest: str, size: int) -> str:
+def _describe(release: SignedRelease, digest: str, size: int) -> str:
     """Return the Release file of a flat repository."""
     lines = [f"{key}: {value}" for key in _FIELDS if "\n" not in (value := release.fields.get(key.lower(), "\n"))]
     return "\n".join([*lines, "SHA256:", f" {digest} {size} Packages", ""])
 
 
-def _parse(paragraph: bytes, release: Release) -> dict[str, str]:
+def _parse(paragraph: bytes, release: SignedRelease) -> dict[str, str]:
     """Return the fields of a paragraph of an index.
 
     Raises:
@@ -214,7 +214,7 @@ def _parse(paragraph: bytes, release: Release) -> dict[str, str]:
         raise IndexDigestError(f"invalid index of {release.suite.name}: {escape_text(str(error))}") from error
 
 
-def _read_name(paragraph: bytes, release: Release) -> str:
+def _read_name(paragraph: bytes, release: SignedRelease) -> str:
     """Return the name of a package, which apt gets as an argument.
 
     Raises:
@@ -226,7 +226,7 @@ def _read_name(paragraph: bytes, release: Release) -> str:
     return name
 
 
-def _lock(fields: Mapping[str, str], release: Release) -> LockedPackage:
+def _lock(fields: Mapping[str, str], release: SignedRelease) -> LockedPackage:
     """Return the line of the lock for a package.
 
     Raises:

@@ -35,7 +35,7 @@ _ARMOR: Final = "-----"
 _HASH: Final = re.compile(r"Hash: [A-Za-z0-9, -]{1,80}")
 
 
-class SourceFile(NamedTuple):
+class PackageFile(NamedTuple):
     """A file of a source package."""
 
     name: str
@@ -47,7 +47,7 @@ class SourcePackage(NamedTuple):
 
     name: str
     version: str
-    files: tuple[SourceFile, ...]
+    files: tuple[PackageFile, ...]
 
     @property
     def dsc_name(self) -> str:
@@ -131,7 +131,7 @@ def _matching(pattern: re.Pattern[str], fields: dict[str, str], name: str) -> re
     return found
 
 
-def _list_files(fields: dict[str, str]) -> tuple[SourceFile, ...]:
+def _list_files(fields: dict[str, str]) -> tuple[PackageFile, ...]:
     """Return the files that any list names; each must have a sha256, and the same size everywhere.
 
     dpkg-source reads all lists together.
@@ -149,7 +149,7 @@ def _list_files(fields: dict[str, str]) -> tuple[SourceFile, ...]:
     if not 0 < len(sizes) <= MAX_FILES:
         raise ValueError(f"expected 1 to {MAX_FILES} files, got {len(sizes)}")
     return tuple(
-        SourceFile(name, Integrity(size=sizes[name], digest=Digest.sha256(digests[name]))) for name in sorted(digests)
+        PackageFile(name, Integrity(size=sizes[name], digest=Digest.sha256(digests[name]))) for name in sorted(digests)
     )
 
 

@@ -28,6 +28,7 @@ from tasks_lib.fs.files import hash_descriptor
 from tasks_lib.progress import Progress
 from tasks_lib.project import Project
 from tasks_lib.relpath import RelPath
+from tasks_lib.steps.source_package import obtain_files
 
 
 class Export(NamedTuple):
@@ -131,8 +132,6 @@ class _Exporter:
         for fetch in self._fetches:
             source = fetch.source
             if isinstance(source, DebianSource):
-                from tasks_lib.steps.source_package import obtain_files  # needed only for source packages
-
                 files = obtain_files(self._project.context, fetch, source, self._progress)
             elif isinstance(source, StaticUrl):
                 files = [source]

@@ -44,7 +44,7 @@ _RECORD: Final = 20 * BLOCK
 _CHUNK: Final = 1 << 20
 
 
-class _Member(NamedTuple):
+class _RootEntry(NamedTuple):
     """An entry, `entry.offset` being the place of its content in the source, and its attributes."""
 
     entry: Entry
@@ -97,7 +97,7 @@ def is_left_out(path: bytes, kind: str) -> bool:
     return kind != DIRECTORY and _FILES.match(path) is not None and _KEPT.fullmatch(path) is None
 
 
-def _list_members(source: BinaryIO, latest: int, epoch: int, limits: Limits) -> Iterator[_Member]:
+def _list_members(source: BinaryIO, latest: int, epoch: int, limits: Limits) -> Iterator[_RootEntry]:
     count = total = 0
     with tarfile.open(fileobj=source, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
         for found in tar:
@@ -108,7 +108,7 @@ def _list_members(source: BinaryIO, latest: int, epoch: int, limits: Limits) -> 
                 raise limit_exceeded(f"more than {limits.max_total_bytes} bytes", "TOO_LARGE", limit="max-total-bytes")
             kind, path = _KINDS.get(found.type), _path(found.name)
             if kind is not None:  # neither a device nor a named pipe
-                yield _Member(_entry(found, path, kind), _attributes(found, latest, epoch))
+                yield _RootEntry(_entry(found, path, kind), _attributes(found, latest, epoch))
 
 
 def _entry(found: tarfile.TarInfo, path: bytes, kind: str) -> Entry:
@@ -130,7 +130,7 @@ def _path(name: str) -> bytes:
     return os.fsencode(name.removeprefix("./")).rstrip(b"/") or b"."
 
 
-def _place_links(members: list[_Member]) -> Iterator[_Member]:
+def _place_links(members: list[_RootEntry]) -> Iterator[_RootEntry]:
     """Yield what is kept, sorted by path; of several names of one file, the first one has the content."""
     linked = {one.entry.target for one in members if one.entry.kind == HARDLINK}
     contents = {one.entry.path: one.entry for one in members if one.entry.path in linked}
@@ -143,15 +143,15 @@ def _place_links(members: list[_Member]) -> Iterator[_Member]:
         if name not in linked:
             yield one
         elif name in first:
-            yield _Member(Entry(entry.path, HARDLINK, target=first[name]), one.own)
+            yield _RootEntry(Entry(entry.path, HARDLINK, target=first[name]), one.own)
         elif name in contents:
             first[name] = entry.path
-            yield _Member(contents[name]._replace(path=entry.path), one.own)
+            yield _RootEntry(contents[name]._replace(path=entry.path), one.own)
         else:
             raise damaged_archive("a hard link to a file that is missing", "HARDLINK", entry.path)
 
 
-def _pieces(source: BinaryIO, members: Iterable[_Member]) -> Iterator[bytes]:
+def _pieces(source: BinaryIO, members: Iterable[_RootEntry]) -> Iterator[bytes]:
     for entry, own in members:
         yield format_owned_header(entry, own)
         if entry.kind != FILE:

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 from tasks_lib.errors import ArchiveError, ToolError, escape_text
 from tasks_lib.fs.directories import remove_tree
 from tasks_lib.fs.locks import remove_stale_files
-from tasks_lib.host import find_root_isolation
+from tasks_lib.host import find_root_isolation, is_root
 from tasks_lib.image.root_layer import write_root_layer
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress, Silent
@@ -151,7 +151,7 @@ def _isolate(environ: Mapping[str, str]) -> list[str]:
     words, reason = find_root_isolation(environ)
     if reason:
         hint = "allow network, mount and process namespaces (see unshare(1))"
-        if os.geteuid():
+        if not is_root(environ):
             hint = f"{hint}; install the Debian package uidmap and give this user ranges of ids in /etc/subuid"
         raise ToolError(f"cannot run mmdebstrap without network: {escape_text(reason)}", hint=hint)
     return words

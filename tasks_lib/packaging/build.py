@@ -98,8 +98,8 @@ def _install(program: Program, site: Path, target: Path, version: str) -> None:
     _run("pip", "install", *words, "--python-version", version, "--target", str(target), *_requirements(program))
     for path in sorted(target.rglob("*")):
         inner = path.relative_to(target)
-        if path.is_dir() or inner.parts[0] == "bin":
-            continue
+        if path.is_dir() or inner.parts[0] == "bin" or path.name == "RECORD":
+            continue  # RECORD has digests of the scripts in `bin`, which name the Python that packages
         placed = site / inner
         if not placed.exists():
             placed.parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ from tasks_lib.network import redacted
 from tasks_lib.pins.licences import find_licence
 from tasks_lib.pins.purl import Purl, describe_purl
 from tasks_lib.pins.versions import find_version
+from tasks_lib.steps.debian import load_packages
 from tasks_lib.vcs.urls import display_url
 
 
@@ -75,8 +76,6 @@ def _describe_packages(fetch: Fetch, source: Debian) -> Iterator[Material]:
 
     Source: purl-spec, types/deb-definition.json: the qualifiers `arch` and `distro`.
     """
-    from tasks_lib.steps.debian import load_packages  # slow to import, needed only for packages
-
     for one, codename, urls in load_packages(source):
         more = f"arch={quote(one.architecture)}&distro={quote(codename)}"
         yield Material(

@@ -25,6 +25,7 @@ from tasks_lib.network import redacted
 from tasks_lib.pins import forge
 from tasks_lib.pins.add_url import GivenUrl, parse_url
 from tasks_lib.pins.commits import Target, find_commit
+from tasks_lib.pins.debian_lock import update_lock
 from tasks_lib.pins.edit import read_value, set_values
 from tasks_lib.pins.measure import inspect, measure, refuse_page
 from tasks_lib.pins.tree_diff import EntryTable, TreeDiff, compare, list_archive, list_tree
@@ -84,13 +85,13 @@ class Updated:
 
 
 #: What `update` moves to another version.
-Source = StaticUrl | Git | Hg
+PinnedSource = StaticUrl | Git | Hg
 
 
 class _Revised(NamedTuple):
     """A new source, and the values that its definition gets."""
 
-    source: Source
+    source: PinnedSource
     values: Mapping[KeyPath, str | int]
 
 
@@ -139,8 +140,6 @@ def update(workspace: Workspace, fetch: Fetch, request: UpdateRequest, newest: T
 
 def _update_lock(workspace: Workspace, fetch: Fetch, source: Debian, request: UpdateRequest) -> Updated:
     """Resolve Debian packages again, and write their lock."""
-    from tasks_lib.pins.debian_lock import update_lock  # needed only for Debian packages
-
     if request.url or request.to:
         raise EditError(
             "a definition of Debian packages has neither a URL nor a version of its own",
@@ -351,13 +350,13 @@ def _revise_commit(
 # --- trees ------------------------------------------------------------------------------------
 
 
-def _compare(workspace: Workspace, before: Source, after: Source) -> TreeDiff | None:
+def _compare(workspace: Workspace, before: PinnedSource, after: PinnedSource) -> TreeDiff | None:
     """Return how the trees differ, None if one of them is not here."""
     old, new = (_tree(workspace.context, one, workspace.progress) for one in (before, after))
     return compare(old, new) if old is not None and new is not None else None
 
 
-def _tree(context: Context, source: Source, progress: Progress) -> EntryTable | None:
+def _tree(context: Context, source: PinnedSource, progress: Progress) -> EntryTable | None:
     if isinstance(source, StaticUrl):
         return list_tree(context, source, progress)
     try:

@@ -16,6 +16,7 @@ from tasks_lib.context import Context
 from tasks_lib.debian.source import MAX_DSC_BYTES
 from tasks_lib.definitions import DebianSource, Fetch, Place, StaticUrl
 from tasks_lib.digest import Integrity
+from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import AllSourcesFailedError, FailedAttempt, StoreError
 from tasks_lib.network import redacted
 from tasks_lib.progress import Progress
@@ -75,8 +76,6 @@ def _ask_size(member: StoreMember, key: str, progress: Progress) -> int:
 
 
 def _download(context: Context, definition: Fetch, source: DebianSource, progress: Progress) -> Integrity:
-    from tasks_lib.download.unverified import UnverifiedRequest  # needed only without a size
-
     limit = MAX_DSC_BYTES if source.form == "dsc" else context.settings.limits.max_total_bytes
     urls = _require_urls(context, definition, source)
     request = UnverifiedRequest(

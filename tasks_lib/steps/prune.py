@@ -20,9 +20,11 @@ from tasks_lib.context import Context
 from tasks_lib.definitions import Checksums, Debian, DebianSource, Git, Hg, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.steps.checks import find_integrity
+from tasks_lib.steps.debian import list_members
 from tasks_lib.steps.plan import Plan
 from tasks_lib.steps.repository_access import repository_names
 from tasks_lib.steps.shared_trees import tree_key
+from tasks_lib.steps.source_package import list_pinned_files
 from tasks_lib.steps.verify import list_deliveries
 from tasks_lib.units import format_age
 
@@ -125,11 +127,7 @@ def _list_members(
 ) -> list[Integrity]:
     """Return the files that a definition consists of: what its lock names, or its .dsc in the cache."""
     if isinstance(source, DebianSource):
-        from tasks_lib.steps.source_package import list_pinned_files  # slow to import
-
         return [one.integrity for one in list_pinned_files(context, source)]
-    from tasks_lib.steps.debian import list_members  # slow to import
-
     return [one.integrity for one in list_members(source, Path(configuration.directory))]
 
 

@@ -17,7 +17,7 @@ from tasks_lib import recipe
 from tasks_lib.archive import make_entry, write_sized
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
-from tasks_lib.debian.source import MAX_DSC_BYTES, SourceFile, SourcePackage, parse_dsc, require_covered, signed_text
+from tasks_lib.debian.source import MAX_DSC_BYTES, PackageFile, SourcePackage, parse_dsc, require_covered, signed_text
 from tasks_lib.definitions import DebianSource, Fetch, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import CacheError, FetchError, SignatureError, SourcePackageError, escape_text
@@ -138,7 +138,7 @@ class _Making:
         context, source = self._context, self._source
         self._progress.phase("repack")
         limits = context.limits(source.archive)
-        content = {one.name.encode(): one.integrity for one in (SourceFile(package.dsc_name, dsc), *package.files)}
+        content = {one.name.encode(): one.integrity for one in (PackageFile(package.dsc_name, dsc), *package.files)}
         entries = [
             make_entry(name, "file", limits, archive=source.artifact_name, size=integrity.size)
             for name, integrity in sorted(content.items())
@@ -186,7 +186,7 @@ def read_dsc(context: Context, integrity: Integrity) -> bytes:
         return file.read()
 
 
-def file_beside(source: DebianSource, one: SourceFile) -> StaticUrl:
+def file_beside(source: DebianSource, one: PackageFile) -> StaticUrl:
     """Return a file that a .dsc names as a download."""
     return source.file(one.integrity, quote(one.name, safe="+~:@=,"))
 

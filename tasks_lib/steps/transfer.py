@@ -14,6 +14,7 @@ from tasks_lib.context import Context
 from tasks_lib.definitions import Debian, DebianSource, Fetch, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.progress import Progress
+from tasks_lib.steps.debian import list_members
 from tasks_lib.steps.plan import Plan
 from tasks_lib.steps.shared_results import adopt_shared_result
 from tasks_lib.store.records import ANY_PLATFORM, published_origins
@@ -77,8 +78,6 @@ def _list_source_files(plan: Plan, fetch: Fetch, files: Iterable[StaticUrl]) -> 
 
 
 def _list_packages(plan: Plan, fetch: Fetch, source: Debian) -> Iterator[SharedItem]:
-    from tasks_lib.steps.debian import list_members  # slow to import, needed only for packages
-
     for one in list_members(source, Path()):
         yield SharedItem(recipe.fetch_key(one.integrity), one.path, one.integrity)
     artifact = plan.fetched(fetch)

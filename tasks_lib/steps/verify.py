@@ -32,9 +32,12 @@ from tasks_lib.fs.system_calls import usable_cores
 from tasks_lib.layout import find_artifact_task
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.steps.checks import describe_unconfirmed, find_integrity, tree_of
+from tasks_lib.steps.debian import list_members
 from tasks_lib.steps.extract import compare_delivery, deliver
+from tasks_lib.steps.members import obtain_members
 from tasks_lib.steps.plan import Artifact, Delivery, Plan, ToolchainBuild
 from tasks_lib.steps.shared_trees import check_cached_trees, tree_key
+from tasks_lib.steps.source_package import list_source_members
 
 if TYPE_CHECKING:
     from tasks_lib.steps.members import Member
@@ -167,12 +170,8 @@ class Verification:
         found = {}
         for fetch in self.plan.definitions.fetches.values():
             if isinstance(fetch.source, Debian):
-                from tasks_lib.steps.debian import list_members  # slow to import, needed only for packages
-
                 found[f"fetch:{fetch.name}"] = list_members(fetch.source, Path())
             elif isinstance(fetch.source, DebianSource):
-                from tasks_lib.steps.source_package import list_source_members  # as above
-
                 found[f"fetch:{fetch.name}"] = list_source_members(self.context, fetch.source)
         return found
 
@@ -289,8 +288,6 @@ class Verification:
 
     def _obtain(self, task: str, members: list[Member]) -> None:
         if members:
-            from tasks_lib.steps.members import obtain_members  # slow to import, needed only for packages
-
             fetch = self.plan.definitions.fetches[task.partition(":")[2]]
             obtain_members(self.context, fetch, members, self.progress)
 

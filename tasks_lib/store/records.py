@@ -122,7 +122,7 @@ class _RecordedArtifact(msgspec.Struct, forbid_unknown_fields=True):
     size: int
 
 
-class _Stored(msgspec.Struct, forbid_unknown_fields=True):
+class _StoredRecord(msgspec.Struct, forbid_unknown_fields=True):
     """The fields of a record in a store."""
 
     v: int
@@ -201,7 +201,7 @@ def parse_record(data: bytes) -> Record:
     if len(data) > MAX_RECORD_BYTES:
         raise ValueError(f"it is larger than {MAX_RECORD_BYTES} bytes")
     try:
-        stored = msgspec.json.decode(data, type=_Stored)
+        stored = msgspec.json.decode(data, type=_StoredRecord)
     except ValueError as error:  # msgspec's errors, and UnicodeDecodeError
         raise ValueError(f"it is not a record: {str(error)[:200]}") from error
     if stored.v != VERSION:
