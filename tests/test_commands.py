@@ -542,3 +542,24 @@ def test_what_a_dodo_leaves_open_is_written(words: str, written: str, ours: str,
     (repository / "dodo.py").write_text(ours)
     doit(repository, *words.split())
     assert (repository / "log").read_text() == written
+
+
+PLUGIN = """
+from doit.reporter import ConsoleReporter
+class Diary(ConsoleReporter):
+    desc = "writes a file"
+    def __init__(self, *words):
+        super().__init__(*words)
+        self.log, self.cycle = open("log", "w"), self
+    def execute_task(self, task):
+        self.log.write(task.name)
+"""
+
+
+def test_what_a_plugin_leaves_open_is_written(repository: Path) -> None:
+    """A file that a reporter of the project never closes is complete, even if dodo.py has no names of its own."""
+    (repository / "dodo.py").write_text("from doit_fetch import DOIT_CONFIG, task_fetchdefs\n")
+    (repository / "diary.py").write_text(PLUGIN)
+    (repository / "doit.cfg").write_text("[REPORTER]\ndiary = diary:Diary\n")
+    doit(repository, "run", "-r", "diary", "fetch:tool", PYTHONPATH=f"{PYTHONPATH}:{repository}")
+    assert (repository / "log").read_text() == "fetch:tool"

@@ -157,6 +157,13 @@ def test_a_damaged_file_is_ignored(at: int, directory: Path, parsed: list[str]) 
     assert parsed == []
 
 
+def test_a_directory_in_place_of_the_file_is_ignored(directory: Path, parsed: list[str]) -> None:
+    """Anything but a regular file counts as missing."""
+    (directory.parent / "kept").mkdir()
+    load(directory, library(directory))
+    assert len(parsed) == 3
+
+
 def test_other_version_is_ignored(directory: Path, parsed: list[str]) -> None:
     """A cache file written by another version of the code is ignored."""
     load(directory, library(directory))

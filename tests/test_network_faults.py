@@ -23,7 +23,7 @@ from tasks_lib.download import Downloader
 from tasks_lib.errors import AllSourcesFailedError
 from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import Silent
-from tasks_lib.transport import Transport
+from tasks_lib.transport import Transport, http_connection
 from tasks_lib.transport.deadline import Deadline
 from tasks_lib.transport.deadline_socket import DeadlineSocket
 from tests.origin import Answer, Origin, OriginRequest, in_turn, ranged, raw, reply, serving
@@ -460,6 +460,19 @@ def test_good_connections_are_reused(origin: Origin, tmp_path: Path) -> None:
         shared.obtain(wanted(f"{origin.url}/a"), Silent())
         time.sleep(0.05)
     assert [request.connection for request in origin.requests] == [1, 1, 1, 2]
+
+
+def test_idle_connections_to_many_hosts_are_closed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The host that was asked last keeps its connection; the number of hosts does not exhaust the open files."""
+    monkeypatch.setattr(http_connection, "_MAX_ROUTES", 2)
+    transport = Transport(TransportSettings())
+    with contextlib.ExitStack() as stack:
+        hosts = [stack.enter_context(serving({"/a": kept(BODY)})) for _ in range(3)]
+        for number, host in enumerate([*hosts, *reversed(hosts)]):
+            downloader = Downloader(Cache(tmp_path / str(number)), transport, Policy(retries=0))
+            downloader.obtain(wanted(f"{host.url}/a"), Silent())
+    connections = [[request.connection for request in host.requests] for host in hosts]
+    assert connections == [[1, 2], [1, 1], [1, 1]]
 
 
 def talkative(connection: socket.socket, request: OriginRequest) -> None:

@@ -85,6 +85,23 @@ def test_directories_of_certificates(store: Cache, tmp_path: Path) -> None:
     assert store.has(PINNED)
 
 
+def test_bytes_after_a_response_close_a_kept_connection(tmp_path: Path, store: Cache) -> None:
+    """What TLS has decrypted together with the end of a body is not read as the next response."""
+
+    def two(connection: socket.socket, request: OriginRequest) -> None:
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+        connection.sendall(answer + BODY[:-9])
+        connection.sendall(BODY[-9:] + answer)
+        request.stays = True
+
+    with serving({"/1": two, "/2": reply(BODY, Connection="keep-alive")}, https("127.0.0.1")) as origin:
+        downloader = trusting(store, tmp_path)
+        downloader.obtain(wanted(f"{origin.url}/1"), Silent())
+        store.path(PINNED.digest).unlink()
+        downloader.obtain(wanted(f"{origin.url}/2"), Silent())
+    assert [request.connection for request in origin.requests] == [1, 2]
+
+
 BAD_TLS: dict[str, tuple[Callable[[Path], ssl.SSLContext], str]] = {
     "unknown authority": (lambda _: https("127.0.0.1", ca=trustme.CA()), "untrusted authority"),
     "self-signed": (self_signed, "self-signed|untrusted authority"),

@@ -29,6 +29,9 @@ NOT_FOUND: Final = 2
 NOTHING_RAN: Final = 3
 INTERRUPTED: Final = 130
 
+#: Packages whose plugins of doit leave no file open.
+_OURS: Final = ("doit.", "tasks_lib.")
+
 #: Option in doit's format.
 QUIET: Final = flag("quiet", "show only warnings and failures; same as `-r quiet`", short="q")
 
@@ -49,6 +52,7 @@ class TaskCommand(BaseCommand):
     loader: Any
     params: Any
     sel_tasks: Any
+    dep_manager: Any
 
     def __new__(cls, *words: Any, **named: Any) -> Any:
         """Create a command and freeze the objects loaded so far, so that no garbage collection scans them.
@@ -86,10 +90,17 @@ class TaskCommand(BaseCommand):
             return INTERRUPTED
         finally:
             gc.enable()  # the final collection closes files that dodo.py left open, which flushes their buffers
-            if not self.loader.has_own_names():
+            if not (self.loader.has_own_names() or self._has_plugins()):
                 gc.freeze()  # it would find our objects only
             _restore_sigint()
         return status
+
+    def _has_plugins(self) -> bool:
+        """Return whether a reporter or the database of doit is not ours, and so may leave a file open."""
+        loaded = [*getattr(self, "reporters", {}).values()]
+        if self.dep_manager is not None:
+            loaded.append(type(self.dep_manager.backend))
+        return not all(one.__module__.startswith(_OURS) for one in loaded)
 
 
 def _print_refusal(error: FetchError) -> int:

@@ -151,14 +151,16 @@ class Trust(NamedTuple):
             descriptor = os.open(path, _READ)
         except OSError:
             return None
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES or self.objection(status):
                 return None
-            try:
+            with open(descriptor, "rb", closefd=False) as file:
                 return file.read()
-            except OSError:
-                return None
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
 
 
 #: Trust in no group.

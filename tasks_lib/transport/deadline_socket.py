@@ -169,10 +169,11 @@ class DeadlineSocket:
             self._sock.close()
 
     def is_readable(self) -> bool:
-        """Whether data has arrived, or the peer has closed the connection."""
+        """Whether data has arrived, also data that TLS holds decrypted, or the peer has closed the connection."""
         self.gather(1)
         self._expect(select.POLLIN)
-        return bool(self._poll.poll(0))
+        has_decrypted = isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
+        return has_decrypted or bool(self._poll.poll(0))
 
     def _expect(self, event: int) -> None:
         if event != self._event:

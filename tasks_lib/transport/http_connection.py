@@ -26,6 +26,8 @@ from tasks_lib.transport.urls import request_target
 
 #: Bytes per read of a body: at this size hashing and writing run outside the interpreter lock.
 CHUNK: Final = 1 << 20
+#: Most routes with idle connections: many systems limit a process to 256 open files.
+_MAX_ROUTES: Final = 64
 #: Bytes of a body that one wait gathers, if so many are missing.
 _GATHERED: Final = 256 << 10
 
@@ -86,11 +88,13 @@ class _Adapter(HTTPAdapter):
         return self.pool(request.route)
 
     def pool(self, route: Route) -> Pool:
-        """Return the pool of a route."""
+        """Return the pool of a route; forget the one that was not used for the longest time if there are many."""
         with self._lock:
-            if route not in self._pools:
-                self._pools[route] = Pool(route, self._dial)
-            return self._pools[route]
+            pool = self._pools.pop(route) if route in self._pools else Pool(route, self._dial)
+            self._pools[route] = pool
+            if len(self._pools) > _MAX_ROUTES:
+                del self._pools[next(iter(self._pools))]  # its idle connections are closed when no thread uses it
+            return pool
 
     def cert_verify(self, *_arguments: Any, **_options: Any) -> None:
         """Do nothing: `DeadlineSocket` verifies certificates."""
