@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
@@ -45,6 +46,10 @@ else:
         def __get__(self, instance: Any, owner: type | None = None) -> Any:
             with instance.lock:
                 return super().__get__(instance, owner)
+
+
+#: Results of a shard that may wait until they are written: what a kill loses, beside what is being downloaded.
+_SHARD_BACKLOG: Final = 64
 
 
 class Context:
@@ -151,6 +156,8 @@ class Context:
             write=own.store_write,
             network=own.policy.network,
             paths=self._artifact_paths,
+            # what a killed shard had fetched but not written is fetched again by another machine
+            backlog=_SHARD_BACKLOG if own.shard is not None else sys.maxsize,
         )
 
     @property

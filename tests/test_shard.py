@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from tasks_lib.errors import SettingError
 from tasks_lib.shard import Shard, pack_shares, unpack_shares
-from tests.origin import reply, serving
+from tests.origin import OriginRequest, reply, serving
 from tests.project import LIBRARY, PORCH, definition, doit, ran, written
 from tests.test_runner import start
 
@@ -163,3 +164,33 @@ def test_a_shard_is_lost(tmp_path: Path) -> None:
         assert len(origin.requests) <= len(bodies) + 4 * 16 + 4
     held = {path.name for path in (tmp_path / "store/cas").iterdir()}
     assert held >= {hashlib.sha256(body).hexdigest() for body in bodies.values()}
+
+
+@pytest.mark.slow
+def test_a_slow_store_slows_a_shard(tmp_path: Path) -> None:
+    """A shard fetches no more than its store soon has: what waits to be written is lost with the machine."""
+    bodies = {f"/d{number}": b"content %d" % number for number in range(300)}
+    waiting: list[int] = []
+
+    class SlowStore(dict[str, object]):
+        def get(self, path: str, _default: object = None) -> object:
+            def answer(connection: socket.socket, request: OriginRequest) -> None:
+                if "content-length" in request.headers:
+                    time.sleep(0.02)
+                    waiting.append(len(origin.requests) - sum(one.startswith("/x/cas/") for one in puts))
+                    puts.append(path)
+                    reply(b"", "201 Created")(connection, request)
+                else:
+                    reply(b"", "404 Not Found")(connection, request)
+
+            return answer
+
+    puts: list[str] = []
+    with serving({path: reply(body) for path, body in bodies.items()}) as origin, serving(SlowStore()) as store:  # type: ignore[arg-type]
+        text = "".join(definition(path[1:], origin.url + path, body) for path, body in bodies.items())
+        written(tmp_path, {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": text})
+        environ = {"FETCH_STORE": f"{store.url}/x", "FETCH_STORE_WRITE": "always"}
+        done = doit(tmp_path, "shard=1/1", **environ)
+        assert done.returncode == 0, done.stdout
+        assert len(set(puts)) == len(bodies) + 1, "the empty blob, too"
+        assert max(waiting) <= 64 + 16 + 4, "the backlog, the downloads and the uploads at work"

@@ -36,7 +36,7 @@ class Opening(NamedTuple):
 
     `trust` is "signed", "any", "none", or "" for "signed" if `keys` has a key and else "none". `write` is the setting
     `store_write`; `network` is "on" or "off". `connect` creates a transport, `paths` says which artifacts of tasks the
-    definitions reach.
+    definitions reach. `backlog` is the number of results that may wait until they are written.
     """
 
     addresses: tuple[StoreAddress, ...]
@@ -49,6 +49,7 @@ class Opening(NamedTuple):
     write: str
     network: str
     paths: ArtifactPaths
+    backlog: int
 
     @property
     def verdict(self) -> Verdict:
@@ -92,7 +93,7 @@ class Opening(NamedTuple):
         """
         trust, members, counts = self.effective_trust, self.members(), Counts()
         keys = load_trusted_keys(self.keys) if trust == "signed" and members else None
-        uploads = Uploads(self.writer(members, counts)) if members and self.verdict.writes else None
+        uploads = Uploads(self.writer(members, counts), self.backlog) if members and self.verdict.writes else None
         return Fleet(members, counts, trust=trust, keys=keys, uploads=uploads)
 
 

@@ -19,6 +19,7 @@ from typing import BinaryIO, Final, Literal
 from tasks_lib.cache import Cache
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import CacheError, StoreError, StoreRefusedError, escape_text
+from tasks_lib.gil import released
 from tasks_lib.progress import Silent
 from tasks_lib.store import EMPTY, MAX_RECORD_BYTES, Store, blob_key, record_key
 from tasks_lib.store.fleet import Counts, StoreMember
@@ -32,6 +33,8 @@ _JOBS: Final = 4
 AGED_S: Final = 45 * 24 * 3600
 #: Seconds between two checks whether the wait for uploads was interrupted.
 _LOOK_S: Final = 0.2
+#: Seconds for which a worker waits until the backlog is shorter: a store that hangs must not stop a run.
+_BACKLOG_S: Final = 2.0
 #: Seconds after which the wait for uploads is announced.
 _PATIENCE_S: Final = 3.0
 #: Which stores get an item: all, or those that are known to lack it or to have wrong bytes.
@@ -193,8 +196,10 @@ class _Notes(Silent):
 class Uploads:
     """The queue of a run: threads write what the run obtained and made, while it goes on."""
 
-    def __init__(self, writer: StoreWriter) -> None:
+    def __init__(self, writer: StoreWriter, backlog: int) -> None:
+        """Create the queue; while more than `backlog` results wait, adding one waits, but at most `_BACKLOG_S`."""
         self.writer: Final = writer
+        self._backlog = backlog
         self._jobs: queue.SimpleQueue[tuple[Record, Receivers]] = queue.SimpleQueue()
         self._left = 0
         self._threads = 0
@@ -202,7 +207,8 @@ class Uploads:
 
     def add(self, record: Record, receivers: Receivers = "all") -> None:
         """Write content and record soon."""
-        with self._changed:
+        with released if self._left >= self._backlog else contextlib.nullcontext(), self._changed:
+            self._changed.wait_for(lambda: self._left < self._backlog, _BACKLOG_S)
             self._left += 1
             start = self._threads < min(_JOBS, self._left)
             self._threads += start
