@@ -307,6 +307,7 @@ def test_files_that_are_not_read(tmp_path: Path) -> None:
         list(find_downloads(tmp_path / "missing"))
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     """One line each, status 1 when something is not pinned; a repository needs no dodo.py and no definitions."""
     top = written(tmp_path, {name: REPOSITORY[name] for name in ("no-extension", "subprojects/pin.wrap", "README.md")})

@@ -673,6 +673,7 @@ def stubborn(body: bytes) -> Iterator[tuple[Origin, threading.Event]]:
         yield origin, go
 
 
+@pytest.mark.slow
 def test_a_stopped_holder(farm: Farm) -> None:
     """A run that waits for a stopped process names it and times out; when that process continues, both succeed."""
     body = b"slow" * 1000

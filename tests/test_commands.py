@@ -282,6 +282,7 @@ def test_an_output_that_takes_nothing(words: str, repository: Path) -> None:
         assert (done.returncode, done.stderr) == expected, where
 
 
+@pytest.mark.slow
 def test_letters_that_the_output_cannot_write(repository: Path) -> None:
     """A description in any letters is shown on an output of any encoding, as far as that goes."""
     path = repository / "fetchdefs/fetch/all.yml"

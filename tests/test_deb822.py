@@ -60,6 +60,7 @@ def test_a_stream_in_any_pieces_has_the_same_paragraphs(paragraphs: list[dict[st
     assert [parse_paragraph(one) for one in split_paragraphs(chunks)] == paragraphs
 
 
+@pytest.mark.slow
 def test_an_endless_paragraph_is_refused() -> None:
     """Memory stays bounded, whatever the stream holds."""
     with pytest.raises(ValueError, match="more than"):

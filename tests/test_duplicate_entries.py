@@ -235,6 +235,7 @@ def members_of(steps: list[tuple[str, str, object, bool]]) -> list[Member]:
     return made
 
 
+@pytest.mark.slow
 @settings(max_examples=int(os.environ.get("EXAMPLES", "60")), deadline=None)
 @given(st.lists(_step, max_size=14))
 def test_as_gnu_tar_extracts_it(steps: list[tuple[str, str, object, bool]]) -> None:

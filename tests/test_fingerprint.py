@@ -114,6 +114,7 @@ def test_a_file_settles(tmp_path: Path) -> None:
         assert found == Fingerprint.of(os.fstat(file.fileno()))
 
 
+@pytest.mark.slow
 def test_one_notion() -> None:
     """Only one module reads change times, so that there is one definition of an unchanged file."""
     users = {

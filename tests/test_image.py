@@ -372,6 +372,7 @@ debian:
 """
 
 
+@pytest.mark.slow
 @needs_mmdebstrap
 def test_base(tmp_path: Path) -> None:
     """The packages of the base are the lowest layer, which stores share; the date of the image is that of the lock."""

@@ -330,6 +330,7 @@ def test_a_task_with_the_name_of_a_command(names: tuple[str, ...], top: Path) ->
     assert "task" in program(top, "why", "plain").stdout
 
 
+@pytest.mark.slow
 def test_commands_in_a_dodo_without_this_package(top: Path) -> None:
     """A command that needs definitions says that dodo.py does not use them, and makes nothing."""
     (top / "dodo.py").write_text('def task_other():\n    return {"actions": None}\n')

@@ -158,6 +158,7 @@ def test_wrong_pieces_of_a_mirror_end_in_one_connection(store: Cache, origin: Or
     assert "connections" not in found
 
 
+@pytest.mark.slow
 def test_pieces_survive(store: Cache, origin: Origin) -> None:
     """Pieces of an interrupted run are not fetched again."""
 
