@@ -230,7 +230,7 @@ class Context:
 
     @property
     def image_defaults(self) -> ImageDefaults:
-        """What images are that their definitions do not say."""
+        """The properties of images that their definitions do not contain."""
         selected = self.settings.platform
         platform = machine_platform() if selected in ("", ALL) else selected
         return ImageDefaults(

@@ -37,7 +37,7 @@ _RESERVED: Final = frozenset({"host", "range", "if-range", "content-length", "tr
 
 #: Name and value of each header, in order; references in a value are not resolved.
 Headers = tuple[tuple[str, str], ...]
-#: In a value: a dollar and what may follow it, `$$` or `${NAME}`.
+#: A dollar in a value: `$$`, `${NAME}`, or an invalid one.
 DOLLAR: Final = re.compile(r"\$(?:\$|\{([A-Z_][A-Z0-9_]*)\})?")
 
 

@@ -1,6 +1,6 @@
 """The image of this project (fetchdefs/image/fetch.yml), run by podman and read by skopeo and umoci.
 
-`.ci/run` makes it with `doit image:fetch`, which needs a network; these tests need none, and use what was made.
+`.ci/run` builds it with `doit image:fetch`, which needs a network. These tests use the image without a network.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class TaskCommand(BaseCommand):
         finally:
             gc.enable()  # the final collection closes files that dodo.py left open, which flushes their buffers
             if not (self.loader.has_own_names() or self._has_plugins()):
-                gc.freeze()  # it would find our objects only
+                gc.freeze()  # no object of a user is left to collect
             _restore_sigint()
         return status
 

@@ -28,6 +28,8 @@ from tasks_lib.units import format_size
 VERSION: Final = 1
 #: Largest lock in bytes; the lock of all 64,000 packages of a release has 25 MiB.
 MAX_LOCK_BYTES: Final = 64 << 20
+#: The next step where a lock is missing or unusable.
+UPDATE: Final = "make it with: doit update NAME"
 #: Source: Debian Policy 4.7, sections 5.6.1 (names), 5.6.8 (architectures), 5.6.12 (versions).
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9+.-]{0,254}")
 _ARCHITECTURE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
@@ -40,13 +42,15 @@ _FINGERPRINT: Final = re.compile(r"[0-9A-F]{40}(?:[0-9A-F]{24})?")
 
 
 class LockedFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Digest and size of a Release file."""
+    """Digest and size of a file."""
 
     sha256: str
     size: int
 
     def __post_init__(self) -> None:
-        _check_file(self.sha256, self.size)
+        _require(self.sha256, _SHA256, "sha256")
+        if not 0 <= self.size < 1 << 63:
+            raise ValueError(f"invalid size {self.size}")
 
     @property
     def integrity(self) -> Integrity:
@@ -54,21 +58,14 @@ class LockedFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return Integrity(size=self.size, digest=Digest.sha256(self.sha256))
 
 
-class LockedIndex(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LockedIndex(LockedFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An index of packages; `path` is relative to the directory of its suite."""
 
     path: str
-    sha256: str
-    size: int
 
     def __post_init__(self) -> None:
         check_path(self.path)
-        _check_file(self.sha256, self.size)
-
-    @property
-    def integrity(self) -> Integrity:
-        """Size and digest as one value."""
-        return Integrity(size=self.size, digest=Digest.sha256(self.sha256))
+        super().__post_init__()
 
 
 class LockedRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,15 +87,13 @@ class LockedRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             _require(signer, _FINGERPRINT, "fingerprint")
 
 
-class LockedPackage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LockedPackage(LockedFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A binary package; `path` is its `Filename`, relative to the URI, and `release` the suite that it comes from."""
 
     architecture: str
     package: str
     path: str
     release: str
-    sha256: str
-    size: int
     source: str
     version: str
 
@@ -110,12 +105,7 @@ class LockedPackage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         check_path(self.path)
         if not self.path.endswith(".deb"):  # no package is at the path of an index
             raise ValueError(f"the path {escape_text(self.path)[:200]!r} does not end in .deb")
-        _check_file(self.sha256, self.size)
-
-    @property
-    def integrity(self) -> Integrity:
-        """Size and digest as one value."""
-        return Integrity(size=self.size, digest=Digest.sha256(self.sha256))
+        super().__post_init__()
 
 
 class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -186,10 +176,6 @@ def read_lock_text(path: Path) -> bytes:
     return text
 
 
-#: What makes a lock.
-UPDATE: Final = "make it with: doit update NAME"
-
-
 def parse_lock(text: bytes, name: str) -> Lock:
     """Return the lock that a text is.
 
@@ -234,7 +220,7 @@ def require_current(lock: Lock, source: Debian) -> None:
 
 
 def encode_lock(lock: Lock) -> bytes:
-    """Return the text of a lock."""
+    """Return a lock as text, the same for equal locks."""
     return "".join(_write(lock)).encode()
 
 
@@ -261,15 +247,9 @@ def check_path(path: str) -> None:
         raise UnsafePathError(f"unsafe path {escape_text(path)[:200]!r}: it {error}") from None
 
 
-def _check_file(sha256: str, size: int) -> None:
-    _require(sha256, _SHA256, "sha256")
-    if not 0 <= size < 1 << 63:
-        raise ValueError(f"invalid size {size}")
-
-
 def _require_date(text: str) -> None:
     _require(text, _DATE, "date")
-    datetime.fromisoformat(text)  # a ValueError for a month 13
+    datetime.fromisoformat(text)  # a ValueError for example for a 13th month
 
 
 def _require(text: str, expression: re.Pattern[str], what: str) -> None:

@@ -60,7 +60,7 @@ class SignedRelease:
         return given if SUITE.fullmatch(given) else self.suite.name
 
     def describe_age(self, now: datetime) -> str:
-        """Return that the file should have been replaced by now, "" if not.
+        """Return a warning that the file should have been replaced by now, "" if its time is not over.
 
         An attacker, or a mirror that is not updated any more, can only repeat what was signed once.
         """
@@ -195,7 +195,7 @@ def verify_release(
 
 
 def format_date(date: datetime) -> str:
-    """Return a date as a lock has it."""
+    """Return a date in the format of locks."""
     return f"{date.replace(microsecond=0, tzinfo=None).isoformat()}Z"
 
 

@@ -56,7 +56,7 @@ ReadIndex = Callable[[LockedIndex], Iterable[bytes]]
 
 
 class _Chosen(NamedTuple):
-    """A package that apt chose; `version` is with its epoch."""
+    """A package that apt chose; `version` includes the epoch."""
 
     name: str
     version: str

@@ -35,7 +35,7 @@ from tasks_lib.relpath import RelPath
 
 #: Where apt puts the time of a snapshot into a URI. Source: apt.conf(5), "Acquire::Snapshots::URI".
 SNAPSHOT_ID: Final = "@SNAPSHOTID@"
-#: How a definition has the time of a snapshot, as `datetime.strptime` reads it.
+#: The format of the time of a snapshot in a definition, for `datetime.strptime`.
 SNAPSHOT_TIME: Final = "%Y%m%dT%H%M%SZ"
 _SNAPSHOT: Final = r"[0-9]{8}T[0-9]{6}Z"
 _SUITE: Final = r"[A-Za-z0-9][A-Za-z0-9._+~-]*(?:/[A-Za-z0-9][A-Za-z0-9._+~-]*)*"
@@ -97,7 +97,7 @@ def _snapshot(node: Node, _where: Location) -> str:
             datetime.strptime(text, SNAPSHOT_TIME)
             return text
     except ValueError:
-        pass  # a month 13
+        pass  # for example a 13th month
     raise FieldError(f"invalid time {text[:40]!r}", "write it as 20261101T000000Z")
 
 

@@ -414,7 +414,7 @@ class Image(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True
 
     @property
     def dependencies(self) -> tuple[tuple[str, str], ...]:
-        """What is built first without being consumed: nothing."""
+        """Definitions that are built before it and not consumed: none."""
         return ()
 
     @property

@@ -18,7 +18,7 @@ from tasks_lib.store import blob_key
 
 #: Maximum number of missing artifacts that are named; the others are counted.
 _NAMED = 100
-#: What follows the name of each of them.
+#: The end of the message about each of them.
 IS_MISSING = ": not in the cache, and the network is off"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from tasks_lib.definitions import DebianSource, Fetch, StaticUrl
+from tasks_lib.definitions import DebianSource, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import SettingError, TreeError, escape_text
 from tasks_lib.export.directory import RECORDS, Changes, ExportDirectory, RecordedFile, WantedFile
@@ -64,12 +64,11 @@ def export(
         raise SettingError(f"no layout is named {escape_text(layout_name)!r}", hint=f"use one of {known}")
     path = Path(os.path.realpath(directory))
     target = ExportTarget(str(path), _check_url(url_base) or path.as_uri())
-    fetches = project.select(words)
     cache = project.context.cache
     with cache.lock(hashlib.sha256(b"export " + os.fsencode(path)).hexdigest(), progress, "the lock of the export"):
         owner = str(project.context.settings.fetchdefs.absolute())
         place = ExportDirectory(path, layout_name, owner, cache, progress)
-        task = _Exporter(project, LAYOUTS[layout_name], place, fetches, bool(words), progress)
+        task = _Exporter(project, LAYOUTS[layout_name], place, words, progress)
         changes = place.update(task.wanted(target), task.is_stale)
     return Export(changes, task.left_out, task.layout.line(target))
 
@@ -82,21 +81,20 @@ class _Exporter:
         project: Project,
         layout: ExportLayout,
         place: ExportDirectory,
-        fetches: Sequence[Fetch],
-        is_partial: bool,
+        words: Sequence[str],
         progress: Progress,
     ) -> None:
         self.layout, self.left_out = layout, list[str]()
-        self._project, self._place, self._fetches, self._is_partial = project, place, fetches, is_partial
-        self._progress = progress
-        self._names = {one.name for one in fetches}
+        self._project, self._place, self._words, self._progress = project, place, words, progress
+        self._fetches = project.select(words)
+        self._names = {one.name for one in self._fetches}
         recorded = place.record.files
         self._recorded = {one.sha256: path for path, one in recorded.items() if not one.is_text}
         self._earlier = {name for one in recorded.values() for name in one.names}
 
     def is_stale(self, one: RecordedFile) -> bool:
         """Return whether a file belongs to no other definition than those of this export."""
-        return not self._is_partial or bool(one.names and self._names.issuperset(one.names))
+        return not self._words or bool(one.names and self._names.issuperset(one.names))
 
     def wanted(self, target: ExportTarget) -> dict[str, WantedFile]:
         """Return the files of the export by path; obtain their content.
@@ -182,7 +180,7 @@ class _Exporter:
         Raises:
             TreeError: the export names it.
         """
-        if self._is_partial:
+        if self._words:
             raise TreeError(f"{name} cannot be exported: {escape_text(reason)}", hint="use another layout: cas has all")
         self.left_out.append(f"{name}: {escape_text(reason)}")
 

@@ -40,7 +40,7 @@ def open_local(url: str) -> BinaryIO:
     """Open the regular file of a `file:` URL. A pipe could block forever, and a device has no end.
 
     Raises:
-        MissingFileError: there is no file.
+        MissingFileError: the file does not exist.
         TransportError: the path is not a regular file or a link to one.
     """
     try:

@@ -32,8 +32,8 @@ _OLDEST: Final = (1, 3)
 _INSTALL: Final = "install the Debian package mmdebstrap, version 1.3 or later"
 #: Directories of programs that need root, which other users may not have in PATH. Source: FHS 3.0, 3.16 and 4.10.
 _SBIN: Final = ("/usr/sbin", "/sbin")
-#: How lines of mmdebstrap, apt and dpkg begin that give a reason, how many of them a message repeats, and those that
-#: only say that something failed.
+#: Prefixes of the lines of mmdebstrap, apt and dpkg that give a reason, the number of such lines in a message, and the
+#: lines that only say that something failed.
 _REASONS: Final = ("E: ", "dpkg: ")
 _LINES: Final = 2
 _NO_REASON: Final = ("E: setup failed", "E: mmdebstrap failed")

@@ -33,7 +33,7 @@ from tasks_lib.steps.debian import obtain_indexes, read_cached_index
 
 
 class LockUpdate(NamedTuple):
-    """A lock as it was, b"" and None if there was none, and as it is now."""
+    """The old lock and its text (None and b"" if there was none), and the new lock."""
 
     before: Lock | None
     old_text: bytes

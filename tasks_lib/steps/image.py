@@ -30,7 +30,7 @@ from tasks_lib.steps.shared_results import adopt_shared_result, share_result
 from tasks_lib.tree.extraction import Extraction
 from tasks_lib.tree.writer import file_entry
 
-#: How a name begins that removes what the layers below have; directories may be implied by what is in them.
+#: The prefix of a name that removes an entry of a lower layer.
 #: Source: OCI image specification, "Image Layer Filesystem Changeset", "Whiteouts".
 _WHITEOUT: Final = b"/.wh."
 #: The tag of the only image in an archive, as buildah and BuildKit write it.
@@ -210,7 +210,7 @@ def _integrity_of(context: Context, artifact: Artifact) -> Integrity:
 def _join_limits(context: Context, layer: LayerBuild) -> Limits:
     """Return the limits for all entries of a layer: the largest of each, and each option that a definition sets.
 
-    `duplicates` is an option for one archive: which entry would be the last of several archives is nobody's choice.
+    `duplicates` applies to each archive, not to the layer: the archives of a layer have no order.
     """
     joined: dict[str, Any] = context.settings.limits._asdict()
     for delivery in layer.deliveries:

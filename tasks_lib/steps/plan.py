@@ -60,7 +60,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def not_extracted(self) -> str:
-        """What it is by its file name, if it is of a known kind that is never extracted, else ""."""
+        """The kind of file that its name shows, if files of this kind are never extracted, else ""."""
         return describe_not_extracted(self.path.name)
 
 

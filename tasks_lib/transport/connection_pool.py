@@ -188,7 +188,7 @@ class Pool(urllib3.HTTPConnectionPool):
     def repeat(self, target: str, headers: Mapping[str, str]) -> tuple[Any, Connection] | None:
         """Send a GET like the last one, which differs in its target only, over a kept connection; return as `urlopen`.
 
-        Return None if there is no such request, or no such connection.
+        Return None if the last GET had other headers, or no idle connection is left.
         """
         formatted = self._formatted
         connection = self._take() if formatted is not None and formatted[0] == headers else None

@@ -38,7 +38,7 @@ class DeadlineSocket:
         self._has_asked = False  # the peer has yet to answer: there is nothing to read before a wait
         self._readers = 0
         self._unread = b""
-        self._least = 1  # bytes that a wait gathers
+        self._least = 1  # bytes for which a read waits
         self._is_drained = False  # the last read returned fewer
         self._closing = False
         self.is_fresh = True
@@ -120,7 +120,7 @@ class DeadlineSocket:
                 return got
 
     def gather(self, size: int) -> None:
-        """Let waits last until `size` bytes have arrived, or a moment has passed; for a plain connection only.
+        """Wait for `size` bytes, or a moment, at each read from now on; for a plain connection only.
 
         Each wake-up costs as much as hashing 100 KiB. `size` must not exceed the bytes that are still to come. The
         system ends the wait when its buffer is full. Source: Linux, socket(7), SO_RCVLOWAT, and `tcp_poll`.
@@ -131,7 +131,7 @@ class DeadlineSocket:
             self._least, self._is_drained = size, size > 1
 
     def give_back(self, data: bytes) -> None:
-        """Let `receive` return bytes once more."""
+        """Return bytes to the stream; the next `receive` returns them."""
         self._unread = data
 
     def makefile(self, *_arguments: Any, **_options: Any) -> io.BufferedReader:

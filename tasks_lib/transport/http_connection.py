@@ -193,7 +193,7 @@ class RawResponse:
         self.status: int = response.status
         self.reason: str = response.reason or ""
         fields = self._plain.plain_fields if self._plain else None
-        self._gathers = False  # whether waits for the body last until many bytes have arrived
+        self._gathers = False  # whether reads of the body wait for many bytes
         self.headers: Fields = Fields([*response.headers.iteritems()]) if fields is None else fields
         self.broken = False
 

@@ -46,7 +46,7 @@ class SentSecrets:
         self._words: dict[str, None] = {}  # a set that keeps its order
         self._query_words: dict[str, None] = {}
         self._starts: set[str] = set()  # at least those of all words
-        self._sizes: set[int] = set()  # of the starts
+        self._sizes: set[int] = set()  # the lengths of `_starts`
 
     def add(self, headers: Mapping[str, str], url: str) -> None:
         """Add the values of `headers` and the query of `url`."""
