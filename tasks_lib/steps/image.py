@@ -121,11 +121,11 @@ def _find(context: Context, layer: LayerBuild) -> Integrity | None:
 
 
 def _date_of(context: Context, build: ImageBuild) -> int:
-    """Return the date of an image in seconds since 1970: the given one, or that of the newest package index, or 0."""
+    """Return the date of an image in seconds since 1970: the given one, that of the lock of its base, or 0."""
     if build.created_s is not None:
         return build.created_s
-    roots = [layer.root for layer in build.layers if layer.root is not None]
-    return max((release_date(load_lock(context, root.source, root.repository)) for root in roots), default=0)
+    root = next((layer.root for layer in build.layers if layer.root is not None), None)
+    return release_date(load_lock(context, root.source, root.repository)) if root is not None else 0
 
 
 def _make(context: Context, layer: LayerBuild, progress: Progress) -> Integrity:
