@@ -31,12 +31,8 @@ def start(environ: Mapping[str, str]) -> Mapping[str, Any]:
     found = current_session() or _created(environ)
     return {
         "minversion": "0.37.0",
-        "default_tasks": [
-            "image",
-            "toolchain",
-            "repack",
-            "fetch",
-        ],  # sinks first, so that downloads and extractions overlap
+        # sinks first, so that downloads and extractions overlap
+        "default_tasks": ["image", "toolchain", "repack", "fetch"],
         "backend": "doit-fetch",
         "check_file_uptodate": MD5Checker,
         "dep_file": str(found.database),

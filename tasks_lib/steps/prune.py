@@ -18,13 +18,11 @@ from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.cache.trees import Trees
 from tasks_lib.context import Context
 from tasks_lib.definitions import Checksums, Debian, DebianSource, Git, Hg, StaticUrl
-from tasks_lib.digest import Integrity
 from tasks_lib.steps.checks import find_integrity
-from tasks_lib.steps.debian import list_members
+from tasks_lib.steps.definition_members import list_definition_members
 from tasks_lib.steps.plan import Plan
 from tasks_lib.steps.repository_access import repository_names
 from tasks_lib.steps.shared_trees import tree_key
-from tasks_lib.steps.source_package import list_pinned_files
 from tasks_lib.steps.verify import list_deliveries
 from tasks_lib.units import format_age
 
@@ -107,9 +105,9 @@ def find_referenced(context: Context, roots: Iterable[Root]) -> Referenced:
             if isinstance(fetch.source, Git | Hg):
                 repositories |= repository_names(context, fetch.source)
             elif isinstance(fetch.source, Debian | DebianSource):
-                members = _list_members(context, fetch.source, configuration)
-                keys |= {recipe.fetch_key(one) for one in members}
-                digests |= {one.digest.hex for one in members}
+                members = list_definition_members(context, fetch.source, Path(configuration.directory))
+                keys |= {recipe.fetch_key(one.integrity) for one in members}
+                digests |= {one.integrity.digest.hex for one in members}
     digests |= {
         result.integrity.digest.hex for key in keys if key and (result := context.cache.result(key)) is not None
     }
@@ -120,15 +118,6 @@ def find_referenced(context: Context, roots: Iterable[Root]) -> Referenced:
         repositories=frozenset(repositories),
         trees=frozenset(_trees(context, roots)),
     )
-
-
-def _list_members(
-    context: Context, source: Debian | DebianSource, configuration: recipe.Configuration
-) -> list[Integrity]:
-    """Return the files that a definition consists of: what its lock names, or its .dsc in the cache."""
-    if isinstance(source, DebianSource):
-        return [one.integrity for one in list_pinned_files(context, source)]
-    return [one.integrity for one in list_members(source, Path(configuration.directory))]
 
 
 def _trees(context: Context, roots: Iterable[Root]) -> Iterator[str]:

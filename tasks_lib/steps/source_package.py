@@ -28,7 +28,7 @@ from tasks_lib.signature import ValidSignature
 from tasks_lib.signature.packets import key_packets
 from tasks_lib.steps.artifacts import publish_from_cache
 from tasks_lib.steps.checks import find_integrity, find_pinned
-from tasks_lib.steps.members import Member, obtain_members
+from tasks_lib.steps.members import obtain_members
 from tasks_lib.steps.pinned_file import list_urls, obtain_pinned, to_member
 from tasks_lib.steps.plan import Artifact
 from tasks_lib.steps.shared_results import adopt_shared_result, share_result
@@ -212,11 +212,6 @@ def list_pinned_files(context: Context, source: DebianSource) -> list[StaticUrl]
         return list_files(source, integrity, read_dsc(context, integrity) if source.form == "dsc" else b"")
     except FetchError:
         return [source.file(integrity)]
-
-
-def list_source_members(context: Context, source: DebianSource) -> list[Member]:
-    """Return what `list_pinned_files` does as members of a definition."""
-    return [to_member(one) for one in list_pinned_files(context, source)]
 
 
 def list_shared_files(context: Context, source: DebianSource) -> list[StaticUrl]:

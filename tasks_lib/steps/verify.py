@@ -32,12 +32,11 @@ from tasks_lib.fs.system_calls import usable_cores
 from tasks_lib.layout import find_artifact_task
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.steps.checks import describe_unconfirmed, find_integrity, tree_of
-from tasks_lib.steps.debian import list_members
+from tasks_lib.steps.definition_members import list_definition_members
 from tasks_lib.steps.extract import compare_delivery, deliver
 from tasks_lib.steps.members import obtain_members
 from tasks_lib.steps.plan import Artifact, Delivery, Plan, ToolchainBuild
 from tasks_lib.steps.shared_trees import check_cached_trees, tree_key
-from tasks_lib.steps.source_package import list_source_members
 
 if TYPE_CHECKING:
     from tasks_lib.steps.members import Member
@@ -167,13 +166,11 @@ class Verification:
 
     def _members(self) -> dict[str, list[Member]]:
         """Return task name -> the blobs that the definition of the task consists of, beside its artifact."""
-        found = {}
-        for fetch in self.plan.definitions.fetches.values():
-            if isinstance(fetch.source, Debian):
-                found[f"fetch:{fetch.name}"] = list_members(fetch.source, Path())
-            elif isinstance(fetch.source, DebianSource):
-                found[f"fetch:{fetch.name}"] = list_source_members(self.context, fetch.source)
-        return found
+        return {
+            f"fetch:{fetch.name}": list_definition_members(self.context, fetch.source, Path())
+            for fetch in self.plan.definitions.fetches.values()
+            if isinstance(fetch.source, Debian | DebianSource)
+        }
 
     def _deliveries(self) -> dict[str, Delivery]:
         return list_deliveries(self.plan)
