@@ -262,6 +262,26 @@ def test_no_scheduler(address: str, message: str, tmp_path: Path) -> None:
     assert done.returncode == 3 and message in done.stdout and "Traceback" not in done.stdout, done.stdout
 
 
+@pytest.mark.slow
+def test_no_logger_prints_a_traceback() -> None:
+    """What Dask, tornado and asyncio log about a lost connection is not shown: the error of the run says it."""
+    code = (
+        "import contextlib, logging\n"
+        "from tasks_lib.engine.dask_runner import connect\n"
+        "with contextlib.suppress(Exception):\n    connect('dask://127.0.0.1:1')\n"
+        "for name in ('asyncio', 'distributed.client', 'distributed.core', 'tornado.application'):\n"
+        "    logging.getLogger(name).error('shown: %s', name)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**CLEAN, "PYTHONPATH": PYTHONPATH},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "shown" not in done.stdout + done.stderr
+
+
 def fetch(**more: object) -> Fetch:
     integrity = Integrity(size=1, digest=Digest.sha256(hashlib.sha256(b"1").hexdigest()))
     source = StaticUrl(url="https://a.example/a", integrity=integrity, artifact_name="a", **more)  # type: ignore[arg-type]

@@ -35,7 +35,8 @@ _CONNECT_S: Final = 10.0
 _SILENT_S: Final = 20.0
 #: Seconds between two looks at signals and at the connection.
 _LOOK_S: Final = 0.5
-
+#: Packages whose loggers print tracebacks when a connection is lost.
+_NOISY: Final = ("asyncio", "distributed", "tornado")
 
 #: The task names and the content of a batch.
 _Part = tuple[list[str], bytes]
@@ -207,8 +208,8 @@ def connect(address: str) -> Any:
         raise SettingError(
             f"invalid value {escape_text(address)!r} for --on", hint="write dask://HOST:PORT or tls://HOST:PORT"
         )
-    for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # they print tracebacks when a connection is lost
+    for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] in _NOISY]:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     target = address if scheme == "tls" else f"tcp://{place}"
     try:
         return Client(target, timeout=_CONNECT_S, set_as_default=False)  # type: ignore[no-untyped-call]
