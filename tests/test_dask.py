@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -31,6 +31,7 @@ from tests.origin import Origin, OriginRequest, reply, serving
 from tests.project import CLEAN, PORCH, PYTHONPATH, definition, doit
 
 pytest.importorskip("distributed", reason="needs the extra [dask]")
+from tasks_lib.engine.dask_runner import DaskRunner, connect  # imports Dask
 
 COUNT = 400
 FILES = {f"/d{number}": b"content %d" % number for number in range(COUNT)}
@@ -166,6 +167,21 @@ def test_the_scheduler_is_lost(tmp_path: Path, repository: Path, origin: Origin)
         assert done.returncode == 0, done.stdout
         assert two.blobs() == {hashlib.sha256(body).hexdigest() for body in FILES.values()}
     assert len(origin.requests) <= COUNT - before + 2 * 50
+
+
+@pytest.mark.slow
+def test_the_scheduler_is_lost_at_any_moment(tmp_path: Path) -> None:
+    """Until the client has noticed that the scheduler is gone, each question fails; none of that is a traceback."""
+    with cluster(tmp_path / "cluster", workers=1) as one:
+        runner: Any = DaskRunner.__new__(DaskRunner)
+        runner._client, runner._address = connect(one.address), one.address
+        done = runner._client.submit(len, "a", pure=False)
+        until(lambda: done.status == "finished")
+        one.scheduler.kill()
+        assert [runner._window() for _ in range(100)][-1] == 2
+        with pytest.raises(ToolError, match="does not answer any more"):
+            runner._collect(done, [], {})
+        runner._client.close(timeout=2)
 
 
 @pytest.mark.slow

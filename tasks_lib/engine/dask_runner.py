@@ -13,6 +13,7 @@ import logging
 import queue
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import CancelledError
 from typing import Any, Final
 
 from distributed import Client
@@ -117,7 +118,10 @@ class DaskRunner(Runner):
 
     def _window(self) -> int:
         """Return how many batches may be in flight."""
-        threads = sum(self._client.nthreads().values()) if self._is_connected() else 0
+        threads = 0
+        if self._is_connected():
+            with contextlib.suppress(OSError):  # the connection was lost just now
+                threads = sum(self._client.nthreads().values())
         return max(1, threads) * _PER_THREAD
 
     def _submit(
@@ -149,10 +153,18 @@ class DaskRunner(Runner):
         )
 
     def _collect(self, future: Any, names: list[str], tasks: Mapping[str, Any]) -> None:
-        """Report what became of the tasks of a batch."""
-        if future.status in ("cancelled", "lost"):
+        """Report what became of the tasks of a batch.
+
+        Raises:
+            ToolError: the scheduler is gone, and with it the result; or the worker is not usable.
+        """
+        try:
+            error = future.exception()
+            content = future.result() if error is None else b""
+        except (CancelledError, OSError) as gone:
+            raise self._gone() from gone
+        if isinstance(error, CancelledError):
             raise self._gone()
-        error = future.exception() if future.status == "error" else None
         if isinstance(error, FetchError):
             raise ToolError(f"a worker of {escape_text(self._address)}: {error.message}", hint=error.hint)
         if error is not None:
@@ -160,7 +172,7 @@ class DaskRunner(Runner):
             for name in names:
                 self._fail(tasks[name], TaskFailed(message))  # type: ignore[no-untyped-call]  # doit has no types
             return
-        result = batch.read_result(future.result())
+        result = batch.read_result(content)
         self._relay(result, names, tasks)
         for name in names:
             self._report(tasks[name], result.failed)
