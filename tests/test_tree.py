@@ -173,6 +173,42 @@ def test_holes_stay_holes(slot: Extraction) -> None:
         assert file.read(5) == b"\0end\0"
 
 
+@pytest.mark.parametrize("target", ["../out2", "b", "nowhere"])
+def test_a_link_in_the_place_of_a_directory_is_replaced(target: str, slot: Extraction, tmp_path: Path) -> None:
+    """A directory that became a symlink is extracted again; what the link leads to stays."""
+    (tmp_path / "out2").mkdir()
+    (tmp_path / "out2/f").write_bytes(b"mine")
+    members = [Member("a/f", b"1"), Member("b/f", b"2")]
+    for changed in (members, [Member("c/f", b"1"), Member("b/f", b"2")]):
+        extract(slot, *members)
+        remove_tree(slot.destination / "a")
+        (slot.destination / "a").symlink_to(target)
+        assert not slot.holds("k")
+        extract(slot, *changed)
+        assert differences(slot, *changed) == {}
+        assert len(list(slot.destination.iterdir())) == 2
+    assert (tmp_path / "out2/f").read_bytes() == b"mine"
+
+
+def test_a_file_in_the_place_of_a_directory(slot: Extraction) -> None:
+    """Entries that changed their kind are replaced, in both directions, unless a directory holds other files."""
+    extract(slot, Member("a", b"1"), Member("d/", b""), Member("z", b"2"))
+    (slot.destination / "a").unlink()
+    (slot.destination / "a").mkdir()
+    (slot.destination / "d").rmdir()
+    (slot.destination / "d").write_bytes(b"mine")
+    extract(slot, Member("a", b"1"), Member("d/", b""), Member("z", b"2"))
+    assert (slot.destination / "a").read_bytes() == b"1" and (slot.destination / "d").is_dir()
+    (slot.destination / "d/mine").write_bytes(b"mine")
+    for refused in (Member("d", b"3"), Member("d", kind=b"2", target="z")):
+        with pytest.raises(TreeError, match="puts 'd' into .* where it already exists"):
+            extract(slot, refused, Member("z", b"4"))
+        assert slot.holds("k")
+    (slot.destination / "d/mine").unlink()
+    extract(slot, Member("d", b"3"))
+    assert {path.name: path.read_bytes() for path in slot.destination.iterdir()} == {"d": b"3"}
+
+
 @pytest.mark.parametrize("killed", [False, True])
 def test_strays_go(killed: bool, slot: Extraction) -> None:
     """Entries that are no longer requested are removed, except those that another extraction has too."""
