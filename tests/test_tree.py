@@ -201,7 +201,7 @@ def test_a_file_in_the_place_of_a_directory(slot: Extraction) -> None:
     assert (slot.destination / "a").read_bytes() == b"1" and (slot.destination / "d").is_dir()
     (slot.destination / "d/mine").write_bytes(b"mine")
     for refused in (Member("d", b"3"), Member("d", kind=b"2", target="z")):
-        with pytest.raises(TreeError, match="puts 'd' into .* where it already exists"):
+        with pytest.raises(TreeError, match=r"puts 'd' into .* where it already exists"):
             extract(slot, refused, Member("z", b"4"))
         assert slot.holds("k")
     (slot.destination / "d/mine").unlink()

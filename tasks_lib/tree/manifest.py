@@ -70,7 +70,7 @@ def find_new_paths(
 
 
 def _is_removed_with(own: frozenset[str], chain: DirectoryChain, path: str, status: os.stat_result) -> bool:
-    """Return whether `remove_entries` of the paths `own` removes what is at one of them: not a directory with others."""
+    """Return whether `remove_entries` of the paths `own` removes what is at one of them: no directory with others."""
     waiting = [path] if stat.S_ISDIR(status.st_mode) else []
     while waiting:
         directory = waiting.pop()
