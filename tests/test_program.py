@@ -262,6 +262,18 @@ def test_get(top: Path) -> None:
     assert os.access(top / "other.txt", os.X_OK)
 
 
+def test_a_new_project_on_a_full_disk(tmp_path: Path) -> None:
+    """`init` leaves no empty file, which its next call would keep."""
+    script = 'ulimit -f 0; exec "$0" -c "from tasks_lib.cli.console import main; raise SystemExit(main())" init'
+    done = subprocess.run(
+        ["sh", "-c", script, sys.executable],
+        cwd=tmp_path, env={**CLEAN, "PYTHONPATH": PYTHONPATH}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("doit-fetch: cannot write dodo.py: File too large\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_new_project(tmp_path: Path) -> None:
     """`init` asks nothing, keeps files that exist, and what it makes loads."""
     assert program(tmp_path, "init").returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -18,6 +19,7 @@ from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
 from tasks_lib.tree.extraction import Extraction
 from tasks_lib.tree.manifest import is_incomplete, read_manifest, read_manifest_header
+from tasks_lib.tree.recorded_tree import os_errors_as_tree_errors
 from tasks_lib.tree.stale_entries import remove_stale_entries, take_directory
 from tests.archives import Member, gnu, pax, record, tar
 
@@ -171,6 +173,13 @@ def test_holes_stay_holes(slot: Extraction) -> None:
     with (slot.destination / "a").open("rb") as file:
         file.seek(7_999_999)
         assert file.read(5) == b"\0end\0"
+
+
+def test_a_name_in_bytes_in_a_message(tmp_path: Path) -> None:
+    """A call with a directory descriptor names the entry as bytes; the message shows it as text."""
+    with pytest.raises(TreeError) as caught, os_errors_as_tree_errors(tmp_path / "out"):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), b"a\n")
+    assert caught.value.message == f"cannot write {tmp_path / 'out'}: a\\n: Too many open files"
 
 
 @pytest.mark.parametrize("target", ["../out2", "b", "nowhere"])

@@ -10,7 +10,13 @@ from tasks_lib.incremental import path_notes
 
 def main() -> int:
     """Run the program; return its exit status."""
-    words = sys.argv[1:]
+    try:
+        return _main(sys.argv[1:])
+    except KeyboardInterrupt:  # while modules are loaded
+        return 130
+
+
+def _main(words: list[str]) -> int:
     try:
         here = os.getcwd()  # noqa: PTH109  # pathlib is slow to import
     except FileNotFoundError:

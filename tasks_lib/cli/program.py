@@ -157,7 +157,13 @@ def _init(_options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         state = "kept"
         if not path.exists():
-            path.write_text(text, "utf-8")
+            try:
+                path.write_text(text, "utf-8")
+            except OSError as error:
+                path.unlink(missing_ok=True)  # the next call would keep what was written of it
+                raise FetchError(
+                    f"cannot write {name}: {error.strerror}", hint="check space and permissions"
+                ) from error
             state = "created"
         print(f"{state} {name}")  # noqa: T201  # a program
 
