@@ -48,6 +48,23 @@ def slot(tmp_path: Path) -> Extraction:
     return Extraction(tmp_path / "out", tmp_path / "records" / "one.json")
 
 
+def test_a_manifest_of_files_written_together(slot: Extraction) -> None:
+    """Names that JSON escapes, and names that are not UTF-8, are recorded as they are."""
+    names = [
+        b"plain",
+        b'"quoted"',
+        b"'n",
+        "\u00fcber \u2603 \U0001f600".encode(),
+        b"cut \xe4\xb8",
+        b"\xff\xfe",
+        b"u0041",
+    ]
+    paths = [os.fsdecode(b"d \xe4\xb8/" + name) for name in names]
+    extract(slot, *[Member(path, b"x") for path in paths])
+    assert [line.path for line in read_manifest(slot.record) if line.kind == "file"] == paths
+    assert slot.holds("k")
+
+
 @pytest.mark.parametrize("kind", ["file", "symlink", "dangling"])
 def test_a_destination_that_is_no_directory_stays(kind: str, slot: Extraction, tmp_path: Path) -> None:
     """A destination that is not a directory is neither replaced nor written through."""

@@ -176,9 +176,10 @@ class ManifestWriter:
     def add_files(self, group: SmallFiles) -> None:
         """Add files of one directory, whose entry was added before."""
         prefix = quoted(_text(group.directory) + "/")[:-1] if group.directory else '"'
+        names = quoted(_text(b"\n".join([file[0] for file in group.files])))[1:-1].split("\\n")
         self._lines += [
-            f'[{prefix}{quoted(_text(name))[1:]},"file",{executable},{size},""]\n'
-            for name, size, executable, _, _ in group.files
+            f'[{prefix}{name}","file",{executable},{size},""]\n'
+            for name, (_, size, executable, _, _) in zip(names, group.files, strict=True)
         ]
         if len(self._lines) >= _LINES:
             self._flush()
