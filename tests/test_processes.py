@@ -88,12 +88,17 @@ def test_a_lock_lasts_as_long_as_the_program_under_it(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not FEATURES.proc, reason="needs /proc")
 def test_no_descriptor_is_left_to_list_processes(tmp_path: Path) -> None:
-    """The holder of a lock is unknown, and that is not an error, when too many files are open."""
+    """When too many files are open, the holder of a lock is unknown; the processes of a command are not taken as ended."""
     code = f"""
 import os, resource
 from tasks_lib.fs import processes
 lock = os.open({str(tmp_path / "lock")!r}, os.O_RDWR | os.O_CREAT)
 resource.setrlimit(resource.RLIMIT_NOFILE, (lock + 1, lock + 1))
 assert processes.find_lock_holders(lock) == []
+try:
+    processes.find_command_processes("NAME=value")
+except OSError:
+    raise SystemExit(0)
+raise SystemExit("processes that cannot be listed were taken as ended")
 """
     subprocess.run([sys.executable, "-c", code], env={**CLEAN, "PYTHONPATH": PYTHONPATH}, check=True)

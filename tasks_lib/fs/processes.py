@@ -69,7 +69,10 @@ def find_lock_holders(descriptor: int) -> list[RunningProcess]:
     if not system_calls.FEATURES.proc:
         return []
     file = os.fstat(descriptor)
-    return [one for one in _list_processes() if _holds_lock(one.id, file)]
+    try:
+        return [one for one in _list_processes() if _holds_lock(one.id, file)]
+    except OSError:  # too many open files
+        return []
 
 
 def find_command_processes(
@@ -85,6 +88,9 @@ def find_command_processes(
         session: the session that the command created; None if it is unknown.
         locks: open files whose locks the command inherited. A process without that variable that holds one of them
             belongs to the command if it started after this process, and is not a fork of it with the same environment.
+
+    Raises:
+        OSError: processes cannot be listed, for example because too many files are open.
     """
     if not system_calls.FEATURES.proc:
         return [one for one in _list_with_ps() if one.session == session and session not in (0, os.getpgrp())]
@@ -124,6 +130,9 @@ def end(find: Callable[[], list[RunningProcess]], *, settle_s: float, grace_s: f
         find: called again and again until it returns nothing.
         settle_s: seconds in which they may end by themselves; then they are not part of the result.
         grace_s: seconds between SIGTERM and SIGKILL, and to wait after SIGKILL.
+
+    Raises:
+        OSError: any that `find` raises.
     """
     left = found = _wait_until_gone(find, settle_s)
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -144,12 +153,8 @@ def _wait_until_gone(find: Callable[[], list[RunningProcess]], timeout_s: float)
 
 
 def _list_processes() -> Iterator[RunningProcess]:
-    """Yield all running processes except this one; nothing if they cannot be listed (too many open files)."""
-    try:
-        names = os.listdir(_PROC)  # noqa: PTH208 - names only
-    except OSError:
-        return
-    for name in names:
+    """Yield all running processes except this one."""
+    for name in os.listdir(_PROC):  # noqa: PTH208 - names only
         if name.isdigit() and int(name) != os.getpid() and (found := _read_state(int(name))):
             yield found
 

@@ -176,6 +176,7 @@ class ManifestWriter:
     def add_files(self, group: SmallFiles) -> None:
         """Add files of one directory, whose entry was added before."""
         prefix = quoted(_text(group.directory) + "/")[:-1] if group.directory else '"'
+        # escaped together, which is faster: names of a group contain neither line breaks nor backslashes
         names = quoted(_text(b"\n".join([file[0] for file in group.files])))[1:-1].split("\\n")
         self._lines += [
             f'[{prefix}{name}","file",{executable},{size},""]\n'
