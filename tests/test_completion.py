@@ -150,3 +150,5 @@ def test_the_program_as_one_file(tmp_path: Path, origin: Origin) -> None:
     assert "fetch:plain" in run("list", "--all")
     assert "verified" in run("verify")
     assert program(tmp_path, "package", "no/such/place").stderr.startswith("doit-fetch: no/such is not a directory\n")
+    os.mkfifo(tmp_path / "fifo")
+    assert program(tmp_path, "package", "fifo").stderr.startswith("doit-fetch: fifo is not a regular file\n")

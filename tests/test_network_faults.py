@@ -13,6 +13,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -544,6 +545,34 @@ def test_stray_bytes_on_a_kept_connection_cost_no_attempt(case: str, origin: Ori
     with pytest.raises(AllSourcesFailedError):
         Downloader(Cache(tmp_path / "3"), transport, Policy(retries=0)).obtain(wanted(f"{origin.url}/a"), Silent())
     assert [request.connection for request in origin.requests] == [1, 1, 2, 2, 3]
+
+
+def test_stray_bytes_close_all_idle_connections(origin: Origin, tmp_path: Path) -> None:
+    """Stray bytes on one idle connection cast doubt on the others: the request goes over a new one."""
+    both, first = threading.Barrier(2), {1, 2}
+
+    def answer(connection: socket.socket, request: OriginRequest) -> None:
+        if request.connection in first:
+            first.discard(request.connection)
+            both.wait()  # so that each download has a connection of its own
+        elif request.connection in (1, 2):
+            connection.sendall(b"junk\r\n")
+            connection.shutdown(socket.SHUT_WR)
+            return
+        kept(BODY)(connection, request)
+
+    origin.answers["/a"] = answer
+    transport = Transport(TransportSettings())
+
+    def download(number: int) -> None:
+        downloader = Downloader(Cache(tmp_path / str(number)), transport, Policy(retries=0))
+        downloader.obtain(wanted(f"{origin.url}/a"), Silent())
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(download, (1, 2)))
+    download(3)
+    connections = [request.connection for request in origin.requests]
+    assert sorted(connections[:2]) == [1, 2] and connections[2] in (1, 2) and connections[3:] == [3]
 
 
 def test_a_large_body_is_gathered() -> None:

@@ -193,6 +193,25 @@ def test_a_current_directory_that_was_removed(words: tuple[str, ...], tmp_path: 
     assert done.stderr.startswith("doit-fetch: the current directory was removed\n") and done.stderr.count("\n") == 2
 
 
+def test_an_interrupt_while_modules_load(top: Path) -> None:
+    """Ctrl-C before the program has set up anything ends it without a traceback."""
+    code = """
+import importlib.abc, os, signal, sys
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "tasks_lib.cli.program":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+from tasks_lib.cli.console import main
+raise SystemExit(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, "list"],
+        cwd=top, env={**CLEAN, "PYTHONPATH": PYTHONPATH}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_a_mismatch(top: Path, origin: Origin) -> None:
     """Other bytes than the pinned ones are a message with both digests, and nothing is printed or placed."""
     origin.answers["/plain.txt"] = reply(b"another file\n")

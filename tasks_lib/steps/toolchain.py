@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
-from tasks_lib.errors import ToolError, TreeError, escape_text
+from tasks_lib.errors import ToolError, escape_text
 from tasks_lib.fs.locks import locked
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import publish, publish_from_cache
@@ -25,6 +22,7 @@ from tasks_lib.steps.extract import (
 )
 from tasks_lib.steps.plan import Delivery, ToolchainBuild
 from tasks_lib.steps.shared_results import adopt_shared_result, share_result
+from tasks_lib.tree.recorded_tree import os_errors_as_tree_errors
 
 #: Exit status of a command that cannot run on this machine. Source: Automake manual, "Scripts-based Testsuites".
 SKIPPED: Final = 77
@@ -43,7 +41,7 @@ def build_toolchain(context: Context, preparation: ToolchainBuild, progress: Pro
     """
     _check_resources(preparation)
     wanted = [one.record.stem for one in preparation.deliveries]
-    with _translate_os_errors(preparation.directory):
+    with os_errors_as_tree_errors(preparation.directory):
         preparation.directory.mkdir(parents=True, exist_ok=True)
         if not _has_command(preparation):  # an earlier definition may have had one
             clear_worked_fetches(context, preparation.worked, progress)
@@ -94,17 +92,6 @@ def _check_resources(preparation: ToolchainBuild) -> None:
                 f"toolchain {toolchain.name}: resource {escape_text(one.text)} matches no file",
                 hint="list files, directories or patterns that the command reads",
             )
-
-
-@contextlib.contextmanager
-def _translate_os_errors(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        place = escape_text(os.fsdecode(error.filename or directory))
-        raise TreeError(
-            f"cannot prepare {directory}: {place}: {error.strerror or error}", hint="check disk space and permissions"
-        ) from error
 
 
 def _build(context: Context, preparation: ToolchainBuild, progress: Progress) -> str:
