@@ -519,10 +519,12 @@ def test_bytes_after_a_small_response_close_a_kept_connection(origin: Origin, tm
 
     origin.answers |= {"/1": kept(content), "/2": two, "/3": kept(content)}
     transport = Transport(TransportSettings())
-    for number in (1, 2, 3):
-        request = wanted(f"{origin.url}/{number}", content=pinned)
+    for number, path in enumerate(
+        ("/2", "/1", "/2", "/3")
+    ):  # as the first response of a connection, and as a later one
+        request = wanted(f"{origin.url}{path}", content=pinned)
         Downloader(Cache(tmp_path / str(number)), transport, Policy(retries=0)).obtain(request, Silent())
-    assert [request.connection for request in origin.requests] == [1, 1, 2]
+    assert [request.connection for request in origin.requests] == [1, 2, 2, 3]
 
 
 def test_a_large_body_is_gathered() -> None:
