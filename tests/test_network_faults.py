@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -525,6 +526,19 @@ def test_bytes_after_a_small_response_close_a_kept_connection(origin: Origin, tm
         request = wanted(f"{origin.url}{path}", content=pinned)
         Downloader(Cache(tmp_path / str(number)), transport, Policy(retries=0)).obtain(request, Silent())
     assert [request.connection for request in origin.requests] == [1, 2, 2, 3]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere SO_RCVLOWAT leaves the window as it is")
+def test_waiting_for_many_bytes_does_not_narrow_the_window() -> None:
+    """More bytes can be on their way than one wait gathers, else a distant server sends those per round trip."""
+    deadline = Deadline(TransportSettings(), time.monotonic() + TIMEOUT_S)
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as near:
+        sock = DeadlineSocket(near, deadline)
+        far, _ = server.accept()
+        with far:
+            sock.gather(256 << 10)
+            assert near.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 256 << 10
+            assert near.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) > 1 << 20
 
 
 def test_a_large_body_is_gathered() -> None:
