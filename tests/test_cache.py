@@ -5,6 +5,7 @@ import hashlib
 import os
 import random
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -353,6 +354,23 @@ def test_a_failed_write_leaves_no_gap(free: int, monkeypatch: pytest.MonkeyPatch
     assert at < 64 << 20
     assert len(written) <= 14 << 20
     assert (hashing_writer._FREE_CORES.acquire(blocking=False)) == (free > 0)
+
+
+@pytest.mark.parametrize("free", [0, 1])
+def test_the_memory_of_a_download_is_released_at_its_end(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The buffers are released with the digest, not when the garbage collector finds the download."""
+    monkeypatch.setattr(hashing_writer, "_FREE_CORES", threading.Semaphore(free))
+    one, at = HashingWriter("sha256", 32 << 20, Written().write), 0
+    tracemalloc.start()
+    try:
+        while at < 32 << 20:
+            count = len(one.space(1 << 20))
+            one.add(count, None)
+            at += count
+        one.hexdigest()
+        assert tracemalloc.get_traced_memory()[0] < 256 << 10
+    finally:
+        tracemalloc.stop()
 
 
 def test_directories_that_go_meanwhile(store: Cache, tmp_path: Path) -> None:

@@ -112,10 +112,14 @@ class HashingWriter:
 
     def _start(self) -> None:
         self._parts: queue.SimpleQueue[_Part | None] = queue.SimpleQueue()
-        self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
-        self._buffer, self._made = None, 0
+        self._release()
         self._thread = threading.Thread(target=self._work, name="hash", daemon=True)
         self._thread.start()
+
+    def _release(self) -> None:
+        """Release the memory now; a cycle of references may keep this object for a while."""
+        self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
+        self._buffer, self._begin, self._end, self._made = None, 0, 0, 0
 
     def _work(self) -> None:
         while (part := self._parts.get()) is not None:
@@ -148,7 +152,7 @@ class HashingWriter:
         return self._digest.hexdigest()
 
     def close(self) -> None:
-        """Wait until all bytes are written and hashed, then end the thread; a later `add` may start another one.
+        """Wait until all bytes are written and hashed, then end the thread and release the memory; both can come again.
 
         Raises:
             OSError: writing failed.
@@ -159,4 +163,5 @@ class HashingWriter:
             self._thread.join()
             self._thread = None
             _FREE_CORES.release()
+        self._release()
         self._raise_error()

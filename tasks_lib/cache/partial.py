@@ -153,7 +153,11 @@ class Partial:
             self.size += count
 
     def restart(self, validator: str, origin: str = "") -> None:
-        """Drop the bytes; `validator` ("" for none) of `origin` identifies the bytes that follow."""
+        """Drop the bytes; `validator` ("" for none) of `origin` identifies the bytes that follow.
+
+        Raises:
+            OSError: writing failed before, or the file system rejects the operation.
+        """
         if self.size or self._pieces:
             self._writer.close()
             if self._file >= 0:
