@@ -5,12 +5,14 @@ import hashlib
 import os
 import random
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from tasks_lib.cache import Cache, Options, Result, usage, writer
+from tasks_lib.cache import Cache, Options, Result, hashing_writer, usage
 from tasks_lib.cache.hash_cache import HashCache
+from tasks_lib.cache.hashing_writer import HashingWriter
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import (
     BlobCorruptError,
@@ -291,28 +293,84 @@ def test_a_second_name_never_replaces_the_first(store: Cache) -> None:
     assert list((store.root / "v1/quarantine").glob(f"{path.name}.*"))
 
 
+class Written(bytearray):
+    """The content of a file, written in order; the write at `fails_at` fails once."""
+
+    fails_at = -1
+
+    def write(self, offset: int, content: memoryview) -> None:
+        assert offset == len(self)
+        if offset >= self.fails_at >= 0:
+            self.fails_at = 1 << 60
+            raise OSError(errno.ENOSPC, "no space")
+        self += content
+
+
 @pytest.mark.parametrize("free", [0, 1])
-def test_hashing_beside(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The digest is right for any chunks, with a thread or without, and when requested in between."""
+def test_writing_and_hashing_beside(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Content and digest are right for reads of any size, with a thread or without, and when requested in between."""
     chance = random.Random(free)
-    monkeypatch.setattr(writer, "_FREE_CORES", threading.Semaphore(free))
-    for size in (writer._LARGE - 1, writer._LARGE):
-        one, two = writer.BackgroundHash("sha256", size), hashlib.sha256()
+    monkeypatch.setattr(hashing_writer, "_FREE_CORES", threading.Semaphore(free))
+    for size in (hashing_writer._LARGE - 1, hashing_writer._LARGE):
+        written = Written()
+        one, two = HashingWriter("sha256", size, written.write), hashlib.sha256()
         content, threads = chance.randbytes(size), set[str]()
         at = 0
         while at < size:
-            chunk = content[at : at + chance.choice([1, 70_000, 1 << 20, 3 << 20])]
-            one.update(chunk)
-            two.update(chunk)
-            at += len(chunk)
+            space = one.space(min(size - at, chance.choice([1, 70_000, 1 << 20, 9 << 20])))
+            if chance.random() < 0.3:
+                one.flush()  # during the wait for the bytes
+            count = chance.randint(1, len(space))
+            space[:count] = content[at : at + count]
+            two.update(content[at : at + count])
+            one.add(count, at)
+            at += count
             threads |= {thread.name for thread in threading.enumerate()}
             if chance.random() < 0.1:
                 assert one.hexdigest() == two.hexdigest()
+                assert bytes(written) == content[:at]
         assert one.hexdigest() == two.hexdigest()
-        assert ("hash" in threads) == (free > 0 and size >= writer._LARGE)
-        assert writer._FREE_CORES.acquire(blocking=False) == (free > 0)  # given back
+        assert bytes(written) == content
+        assert ("hash" in threads) == (free > 0 and size >= hashing_writer._LARGE)
+        assert hashing_writer._FREE_CORES.acquire(blocking=False) == (free > 0)  # given back
         if free:
-            writer._FREE_CORES.release()
+            hashing_writer._FREE_CORES.release()
+
+
+@pytest.mark.parametrize("free", [0, 1])
+def test_a_failed_write_leaves_no_gap(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an error nothing more is written, so that the bytes before it can be continued; the caller gets the error."""
+    monkeypatch.setattr(hashing_writer, "_FREE_CORES", threading.Semaphore(free))
+    written = Written()
+    written.fails_at = 10 << 20
+    one, at = HashingWriter("sha256", 64 << 20, written.write), 0
+    with pytest.raises(OSError, match="no space"):
+        while at < 64 << 20:
+            count = len(one.space(1 << 20))
+            one.add(count, at)
+            at += count
+    with pytest.raises(OSError, match="no space"):
+        one.hexdigest()
+    assert at < 64 << 20
+    assert len(written) <= 14 << 20
+    assert (hashing_writer._FREE_CORES.acquire(blocking=False)) == (free > 0)
+
+
+@pytest.mark.parametrize("free", [0, 1])
+def test_the_memory_of_a_download_is_released_at_its_end(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The buffers are released with the digest, not when the garbage collector finds the download."""
+    monkeypatch.setattr(hashing_writer, "_FREE_CORES", threading.Semaphore(free))
+    one, at = HashingWriter("sha256", 32 << 20, Written().write), 0
+    tracemalloc.start()
+    try:
+        while at < 32 << 20:
+            count = len(one.space(1 << 20))
+            one.add(count, None)
+            at += count
+        one.hexdigest()
+        assert tracemalloc.get_traced_memory()[0] < 256 << 10
+    finally:
+        tracemalloc.stop()
 
 
 def test_directories_that_go_meanwhile(store: Cache, tmp_path: Path) -> None:

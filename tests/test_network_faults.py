@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -520,10 +521,25 @@ def test_bytes_after_a_small_response_close_a_kept_connection(origin: Origin, tm
 
     origin.answers |= {"/1": kept(content), "/2": two, "/3": kept(content)}
     transport = Transport(TransportSettings())
-    for number in (1, 2, 3):
-        request = wanted(f"{origin.url}/{number}", content=pinned)
+    for number, path in enumerate(
+        ("/2", "/1", "/2", "/3")
+    ):  # as the first response of a connection, and as a later one
+        request = wanted(f"{origin.url}{path}", content=pinned)
         Downloader(Cache(tmp_path / str(number)), transport, Policy(retries=0)).obtain(request, Silent())
-    assert [request.connection for request in origin.requests] == [1, 1, 2]
+    assert [request.connection for request in origin.requests] == [1, 2, 2, 3]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere SO_RCVLOWAT leaves the window as it is")
+def test_waiting_for_many_bytes_does_not_narrow_the_window() -> None:
+    """More bytes can be on their way than one wait gathers, else a distant server sends those per round trip."""
+    deadline = Deadline(TransportSettings(), time.monotonic() + TIMEOUT_S)
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as near:
+        sock = DeadlineSocket(near, deadline)
+        far, _ = server.accept()
+        with far:
+            sock.gather(256 << 10)
+            assert near.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 256 << 10
+            assert near.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) > 1 << 20
 
 
 STRAYS = {"text": b"junk", "a line": b"junk\r\n", "an empty line": b"\r\n", "a cut head": b"HTTP/1.1 200 OK\r\nA: b"}

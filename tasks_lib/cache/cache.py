@@ -313,8 +313,8 @@ class Cache:
         Raises:
             SizeMismatchError, DigestMismatchError: its content does not match its integrity.
         """
-        chunks = partial.take()
-        if chunks is None:
+        content = partial.take()
+        if content is None:
             durability = self.options.durability
             partial.publish(
                 lambda descriptor, path: self.name(descriptor, path, partial.expected, partial.artifact), durability
@@ -322,8 +322,7 @@ class Cache:
             return
         temporary = atomic.Temporary(self._directory("tmp"), 0o444)
         try:
-            for chunk in chunks:
-                temporary.write(chunk)
+            temporary.write(content)
             temporary.finish(self.options.durability)
             self.name(temporary.descriptor, temporary.path, partial.expected, partial.artifact)
         finally:

@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
+from tasks_lib.cache.hashing_writer import HashingWriter
 from tasks_lib.cache.quarantine import Quarantine
-from tasks_lib.cache.writer import BackgroundHash
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import CacheUnavailableError, DigestMismatchError, SizeMismatchError
 from tasks_lib.fs import files
@@ -77,19 +77,24 @@ class Partial:
         """
         self._place, self._aside = place, quarantine
         self.expected = expected
-        self._digest = BackgroundHash(expected.digest.algorithm, expected.size)
+        self._writer = self._new_writer()
         self._pieces: Pieces | None = None
         self.size = 0
         self.validator = self.origin = ""
         self.artifact: Path | None = None
         self._noted = False
-        self._memory: list[bytes] = []  # the bytes received so far, until a file is needed
+        self._memory = memoryview(b"")  # of the expected bytes and one more, until a file is needed
         self._begun_s = 0.0
         self._file = -1
         if existing_size or expected.size > SMALL:
             self._open()
+        else:
+            self._memory = memoryview(bytearray(expected.size + 1))
         if existing_size:
             self._continue(existing_size)
+
+    def _new_writer(self) -> HashingWriter:
+        return HashingWriter(self.expected.digest.algorithm, self.expected.size, self.write_at)
 
     def _open(self) -> None:
         self._file = os.open(self._place, _FLAGS, 0o600)
@@ -99,18 +104,21 @@ class Partial:
         return Path(self._place)
 
     def keep(self) -> None:
-        """Write bytes in memory to the file if they have been there for a moment; call during waits."""
-        if self._memory and time.monotonic() - self._begun_s > _MOMENT_S:
+        """Write bytes in memory to the file, those of a small download after a moment; call during waits."""
+        if self._file >= 0:
+            self._writer.flush()
+        elif self.size and time.monotonic() - self._begun_s > _MOMENT_S:
             self._spill()
 
     def _spill(self) -> None:
         """Continue in the file."""
         if self._file < 0:
             self._open()
-            if self._memory:
+            memory, self._memory = self._memory, memoryview(b"")
+            self._writer.adopt(memory, self.size)
+            if self.size:
                 self._write_note()
-            content, self._memory = b"".join(self._memory), []
-            self.write_at(0, content)
+            self.write_at(0, memory[: self.size])
 
     @cached_property
     def _note(self) -> Path:
@@ -138,20 +146,23 @@ class Partial:
     def _measure(self, end: int) -> None:
         """Hash the bytes from `size` to `end`."""
         while self.size < end:
-            chunk = os.pread(self._file, min(files.CHUNK, end - self.size), self.size)
-            if not chunk:
+            count = os.preadv(self._file, [self._writer.space(end - self.size)], self.size)
+            if not count:
                 return
-            self._digest.update(chunk)
-            self.size += len(chunk)
+            self._writer.add(count, None)
+            self.size += count
 
     def restart(self, validator: str, origin: str = "") -> None:
-        """Drop the bytes; `validator` ("" for none) of `origin` identifies the bytes that follow."""
+        """Drop the bytes; `validator` ("" for none) of `origin` identifies the bytes that follow.
+
+        Raises:
+            OSError: writing failed before, or the file system rejects the operation.
+        """
         if self.size or self._pieces:
-            self._memory.clear()
+            self._writer.close()
             if self._file >= 0:
                 os.ftruncate(self._file, 0)
-            self._digest.close()
-            self._digest = BackgroundHash(self.expected.digest.algorithm, self.expected.size)
+            self._writer = self._new_writer()
             self.size = 0
         self._drop_pieces()
         self.validator = validator if len(validator) <= MAX_VALIDATOR else ""
@@ -179,21 +190,40 @@ class Partial:
         Raises:
             OSError: no space, or another error of the file system.
         """
-        if self._file < 0 and self.size + len(chunk) <= self.expected.size:
-            self._begun_s = self._begun_s or time.monotonic()
-            self._memory.append(chunk)
-        else:
-            self._append_to_file(chunk)
-        self._digest.update(chunk)
-        self.size += len(chunk)
+        left = memoryview(chunk)
+        while left:
+            space = self.space(len(left))
+            space[:], left = left[: len(space)], left[len(space) :]
+            self.extend(len(space))
 
-    def _append_to_file(self, chunk: bytes) -> None:
-        self._spill()  # before the note about the bytes
-        if self._pieces:
-            self.join()
-        if self.size + len(chunk) < self.expected.size:
-            self._write_note()
-        self.write_at(self.size, chunk)
+    def space(self, most: int) -> memoryview:
+        """Return memory for 1 to `most` of the next bytes; `extend` takes those that were put there.
+
+        Raises:
+            OSError: writing earlier bytes failed.
+        """
+        if self._file < 0:
+            return self._memory[self.size : self.size + most]
+        return self._writer.space(most)
+
+    def extend(self, count: int) -> None:
+        """Hash and write the first `count` bytes of the last `space`; large ones are written soon, at the next `keep`.
+
+        Raises:
+            OSError: no space, or another error of the file system.
+        """
+        if self._file < 0:
+            self._begun_s = self._begun_s or time.monotonic()
+            self._writer.update(self._memory[self.size : self.size + count])
+        else:
+            if self._pieces:
+                self.join()
+            if self.size + count < self.expected.size:
+                self._write_note()  # before the bytes
+            self._writer.add(count, self.size)
+        self.size += count
+        if self.size > self.expected.size:
+            self._spill()
 
     def write_at(self, offset: int, chunk: bytes | memoryview) -> None:
         """Write part of a piece, from any thread; call `mark` when the piece is complete.
@@ -215,7 +245,8 @@ class Partial:
     def reading(self) -> BinaryIO:
         """Return a file that reads the bytes received so far; the caller closes it."""
         if self._file < 0:
-            return io.BytesIO(b"".join(self._memory))
+            return io.BytesIO(self._memory[: self.size])
+        self._writer.close()
         return os.fdopen(os.dup(self._file), "rb")
 
     def split(self, piece: int) -> list[Span]:
@@ -225,6 +256,7 @@ class Partial:
             OSError: the file system rejects the operation.
         """
         self._spill()
+        self._writer.close()
         self._write_note()
         if self._pieces is None:
             self._pieces = Pieces.begin(self._map, start=self.size, piece=piece, total=self.expected.size)
@@ -275,10 +307,10 @@ class Partial:
     @property
     def digest(self) -> str:
         """The digest of the bytes so far, as `algorithm:hex`."""
-        return f"{self.expected.digest.algorithm}:{self._digest.hexdigest()}"
+        return f"{self.expected.digest.algorithm}:{self._writer.hexdigest()}"
 
-    def take(self) -> list[bytes] | None:
-        """Verify the download and return the chunks of its content, if they are in memory; they are published then.
+    def take(self) -> memoryview | None:
+        """Verify the download and return its content, if that is in memory; the caller publishes it.
 
         Raises:
             SizeMismatchError, DigestMismatchError: as `verify`.
@@ -286,8 +318,8 @@ class Partial:
         if self._file >= 0:
             return None
         self.verify()
-        chunks, self._memory = self._memory, []
-        return chunks
+        content, self._memory = self._memory[: self.size], memoryview(b"")
+        return content
 
     def publish(self, name: Callable[[int, Path], None], durability: files.Durability) -> None:
         """Verify the download, then call `name`, which gives the open file its final name and removes this one.
@@ -311,7 +343,7 @@ class Partial:
     def quarantine(self, reason: str) -> Path:
         """Move the wrong bytes to quarantine with a note of the reason; return their path, keep an empty partial."""
         self._spill()
-        aside = Quarantine(self._aside()).take(self._path, f"{self._digest.hexdigest()}.download", reason)
+        aside = Quarantine(self._aside()).take(self._path, f"{self._writer.hexdigest()}.download", reason)
         os.close(self._file)
         self._file = os.open(self._path, _FLAGS | os.O_TRUNC, 0o600)
         self.restart("")
@@ -319,14 +351,15 @@ class Partial:
 
     def drop(self) -> None:
         """Delete the bytes and the notes about them."""
-        self._memory.clear()
+        self._memory = memoryview(b"")
         for name in (self._path, self._note, self._map):
             name.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the file and remove it if it is empty; closing it again has no effect."""
-        self._digest.close()
-        if self._memory and self.validator:  # a later run continues them
+        with contextlib.suppress(OSError):  # raised before; a later run continues the bytes before it
+            self._writer.close()
+        if self._memory and self.size and self.validator:  # a later run continues them
             try:
                 self._spill()
             except OSError:  # the error that ended the download matters, not that its bytes are lost

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Callable
 from typing import BinaryIO, Final, NamedTuple
 
@@ -17,7 +18,7 @@ from tasks_lib.download.split import RateMonitor, SlowDownloadError, SplitDownlo
 from tasks_lib.errors import IntegrityError, SizeMismatchError, TransportError, escape_text
 from tasks_lib.fs.local_urls import open_local, translate_read_errors
 from tasks_lib.network import Policy
-from tasks_lib.transport import CHUNK, Response, Transport, redacted
+from tasks_lib.transport import Response, Transport, redacted
 
 #: Size in bytes up to which wrong content is read to its end in any case, and the multiple of the expected size: only
 #: the digest of the whole content can be pinned, or shows that only `size:` is wrong.
@@ -25,11 +26,6 @@ _READ_WHOLE_BYTES: Final = 16 << 20
 _READ_WHOLE_TIMES: Final = 2
 #: Largest wrong content that is read to its end for the diagnosis.
 _MAX_DIAGNOSED_BYTES: Final = 256 << 20
-
-#: Least size in bytes of a file that is read in chunks of `CHUNK`, and the chunk size for smaller files: many of those
-#: are downloaded at the same time.
-_LARGE: Final = 8 << 20
-_SMALL_READ: Final = 256 << 10
 
 _Details = dict[str, str | int | float]
 
@@ -77,12 +73,13 @@ class Reader:
         limit = _diagnosed_bytes(partial.expected.size)
         with open_local(source.url) as file:
             while partial.size <= limit:
+                space = partial.space(limit + 1 - partial.size)
                 with translate_read_errors():
-                    chunk = file.read(min(CHUNK, limit + 1 - partial.size))
-                if not chunk:
+                    count = os.readv(file.fileno(), [space])
+                if not count:
                     break
-                partial.append(chunk)
-                progress.advance(len(chunk))
+                partial.extend(count)
+                progress.advance(count)
                 progress.check()
         try:
             partial.verify()
@@ -203,9 +200,9 @@ class Reader:
         partial, progress = download.partial, download.progress
         size = partial.expected.size
         try:
-            for chunk in response.chunks(size + 1 - partial.size, CHUNK if size >= _LARGE else _SMALL_READ):
-                partial.append(chunk)
-                progress.advance(len(chunk))
+            for count in response.receive(size + 1 - partial.size, partial.space):
+                partial.extend(count)
+                progress.advance(count)
                 progress.check()
         except TransportError:
             if partial.size != size:  # a failure after the last expected byte does not matter
@@ -275,8 +272,8 @@ def _read_rest(partial: Partial, response: Response) -> bool:
     """Append the rest of a body that is too long, within a limit; return whether it was read to its end."""
     limit = _diagnosed_bytes(partial.expected.size)
     try:
-        for chunk in response.chunks(limit + 1 - partial.size):
-            partial.append(chunk)
+        for count in response.receive(limit + 1 - partial.size, partial.space):
+            partial.extend(count)
     except TransportError:
         return False
     return partial.size <= limit and not response.broken

@@ -12,13 +12,15 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
-from tasks_lib.archive import Entry, Reshape, detect_format, read
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import ArchiveError, escape_text
 from tasks_lib.limits import Limits
 from tasks_lib.progress import do_nothing
+
+if TYPE_CHECKING:
+    from tasks_lib.archive import Entry
 
 #: Bytes read to recognise a web page or an error response.
 LOOK_BYTES: Final = 64 << 10
@@ -227,6 +229,8 @@ def read_members(file: BinaryIO, name: str, check: Callable[[], None]) -> Member
     Raises:
         Exception: any exception raised by `check`, which is called for every piece of input and content.
     """
+    from tasks_lib.archive import Reshape, detect_format, read  # slow to import, needed only for wrong bytes
+
     source = cast("BinaryIO", _CheckedFile(file, check))
     source.seek(0)
     found: Members = {}

@@ -261,11 +261,11 @@ class SplitDownload:
                     "requested a range, received the whole content: it changed, or the server does not support ranges",
                     status=206,
                 )
-            at = begin
-            for chunk in response.chunks(end - begin, _READ):
-                partial.write_at(at, chunk)
-                at += len(chunk)
-                download.progress.advance(len(chunk))
+            at, view = begin, memoryview(bytearray(_READ))
+            for count in response.receive(end - begin, lambda most: view[:most]):
+                partial.write_at(at, view[:count])
+                at += count
+                download.progress.advance(count)
                 work.check()
         if at != end:
             raise TransportError(f"the connection ended after {at - begin} of {end - begin} bytes", transient=True)

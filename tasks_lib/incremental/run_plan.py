@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Share of all definitions above which everything is loaded: choosing saves nothing then.
 _MOST: Final = 0.5
+#: Nanoseconds after which the files of a task are no longer racy: a file changes before its task is noted.
+_SETTLED_NS: Final = RACY_NS + 1_000_000
 
 
 class Inputs(Protocol):
@@ -97,7 +99,7 @@ class Observations:
     def settle(self) -> None:
         """Record the files of the tasks that ran, after checking each task once more."""
         if self._made:
-            time.sleep(max(0, self._last_ns + 2 * RACY_NS - time.monotonic_ns()) / 1e9)
+            time.sleep(max(0, self._last_ns + _SETTLED_NS - time.monotonic_ns()) / 1e9)
         for task in self._made:
             row = self.look(task)
             if row is not None and all(check.holds() for check, *_ in task.uptodate):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import io
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from typing import Any, Final, cast
 
 import urllib3
@@ -52,29 +50,22 @@ class PlainResponse:
         self.status, self.reason, self.plain_fields, self.left = head[:4]
         self.length, self._sock = self.left, sock
         self._begin, self._is_alone = begin[: self.left], len(begin) <= self.left
-        self.fp = self
 
     @property
     def closed(self) -> bool:
         """Whether the body was read to its end, and nothing else arrived with it."""
         return not self.left and self._is_alone
 
-    def read1(self, size: int) -> bytes:
-        """Return at least one byte and at most `size` of them, b"" at the end of the stream."""
-        begin = self._begin
-        if begin:
-            self._begin = begin[size:]
-            return begin[:size]
-        return self._file.read1(size)
-
-    @cached_property
-    def _file(self) -> io.BufferedReader:
-        return self._sock.makefile()
+    def receive(self, view: memoryview) -> int:
+        """Read at least one byte into `view` and return the number of bytes; 0 at the end of the stream."""
+        if not self._begin:
+            return self._sock.receive(view)
+        count = min(len(view), len(self._begin))
+        view[:count], self._begin = self._begin[:count], self._begin[count:]
+        return count
 
     def close(self) -> None:
-        """Release the socket."""
-        if "_file" in vars(self):
-            self._file.close()
+        """Do nothing: the connection owns the socket."""
 
 
 class Connection(urllib3.connection.HTTPConnection):

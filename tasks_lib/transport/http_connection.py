@@ -9,7 +9,7 @@ from __future__ import annotations
 import http.client
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, Final, NamedTuple, cast
 
 import requests
@@ -24,12 +24,15 @@ from tasks_lib.transport.deadline_socket import DeadlineSocket
 from tasks_lib.transport.response_head import Fields, ResponseHead
 from tasks_lib.transport.urls import request_target
 
-#: Bytes per read of a body: at this size hashing and writing run outside the interpreter lock.
+#: Most bytes per read of a body.
 CHUNK: Final = 1 << 20
 #: Most routes with idle connections: many systems limit a process to 256 open files.
 _MAX_ROUTES: Final = 64
 #: Bytes of a body that one wait gathers, if so many are missing.
 _GATHERED: Final = 256 << 10
+
+
+Space = Callable[[int], memoryview]
 
 
 class Outgoing(NamedTuple):
@@ -240,8 +243,10 @@ class RawResponse:
             return int(only)
         raise TransportError(self._deadline.told(f"conflicting or invalid Content-Length {escape_text(text[:80])!r}"))
 
-    def body(self, limit: int, largest: int = CHUNK) -> Iterator[bytes]:
-        """Yield the raw body, at most `limit` bytes; if the framing is incomplete, set `broken` and end.
+    def receive(self, limit: int, space: Space) -> Iterator[int]:
+        """Read the raw body, at most `limit` bytes, into `space`; if the framing is incomplete, set `broken` and end.
+
+        Yield the number of bytes that were put there. `space(most)` returns memory for 1 to `most` bytes.
 
         Raises:
             StalledError, TransportError: a deadline passed, or the connection broke.
@@ -249,31 +254,40 @@ class RawResponse:
         while limit > 0:
             if limit == 1:  # the content is complete; only check that no byte follows
                 self._deadline.begin_short_read()
+            view = space(limit)
             try:
-                chunk = self._read(min(largest, limit))
+                count = self._read_into(view)
             except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError):
                 self.broken = True
                 return
-            if not chunk:
+            if not count:
                 return
-            limit -= len(chunk)
-            self._deadline.received += len(chunk)
-            yield chunk
+            limit -= count
+            self._deadline.received += count
+            yield count
 
-    def _read(self, size: int) -> bytes:
+    def body(self, limit: int) -> Iterator[bytes]:
+        """Yield the raw body in pieces, at most `limit` bytes; as `receive`."""
+        view = memoryview(bytearray(min(CHUNK, limit)))
+        for count in self.receive(limit, lambda most: view[:most]):
+            yield bytes(view[:count])
+
+    def _read_into(self, view: memoryview) -> int:
         plain = self._plain
         if plain is None:
-            return cast(bytes, self._raw.read1(size, decode_content=False))
+            chunk = self._raw.read1(len(view), decode_content=False)
+            view[: len(chunk)] = chunk
+            return len(chunk)
         if not plain.left:
-            return b""
-        size = min(size, plain.left)
+            return 0
+        view = view[: plain.left]
         if plain.left >= _GATHERED or self._gathers:
             self._gathers = True
-            cast(DeadlineSocket, self._connection.sock).gather(min(size, _GATHERED))
-        chunk: bytes = cast(Any, plain.fp).read1(size)
-        self.broken = not chunk
-        plain.left -= len(chunk)
-        return chunk
+            cast(DeadlineSocket, self._connection.sock).gather(min(len(view), _GATHERED))
+        count = plain.receive(view)
+        self.broken = not count
+        plain.left -= count
+        return count
 
     def close(self) -> None:
         """Return the connection to the pool if the body was read to its end, else close it."""

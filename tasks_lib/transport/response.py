@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from tasks_lib.errors import HttpStatusError, TransportError, escape_text
 from tasks_lib.retry import is_transient_status, retry_after_s
 from tasks_lib.transport.deadline import Deadline
-from tasks_lib.transport.http_connection import CHUNK, RawResponse
+from tasks_lib.transport.http_connection import CHUNK, RawResponse, Space
 from tasks_lib.transport.proxy import LOGIN_HINT
 
 __all__ = ["CHUNK", "ByteRange", "Head", "Response", "check_response"]
@@ -115,10 +115,11 @@ class Response:
         """Seconds spent waiting for the network since the beginning of the body."""
         return self._deadline.total_waited_s
 
-    def chunks(self, limit: int, largest: int = CHUNK) -> Iterator[bytes]:
-        """Yield the raw body as it arrives, at most `limit` bytes; if the framing is incomplete, set `broken` and end.
+    def receive(self, limit: int, space: Space) -> Iterator[int]:
+        """Read the raw body as it arrives, at most `limit` bytes; if the framing is incomplete, set `broken` and end.
 
-        A chunk has at most `largest` bytes, which bounds the memory of a connection.
+        Yield the number of bytes that were put into `space(most)`, the caller's memory for 1 to `most` bytes. Memory
+        that is used again keeps the system from mapping new pages for each megabyte.
 
         Raises:
             StalledError: a deadline passed or the rate was too low.
@@ -126,7 +127,12 @@ class Response:
             CancelledError: the run was asked to stop.
         """
         self._deadline.reading()
-        yield from self._raw.body(limit, largest)
+        yield from self._raw.receive(limit, space)
+
+    def chunks(self, limit: int) -> Iterator[bytes]:
+        """Yield the raw body in pieces as it arrives, at most `limit` bytes; as `receive`."""
+        self._deadline.reading()
+        yield from self._raw.body(limit)
 
 
 def _strong_validator(etag: str) -> str:

@@ -162,6 +162,7 @@ class ResponseHead(http.client.HTTPResponse):
 
     plain_fields: Fields | None = None
     left = 0
+    _buffered = 0  # bytes of it that arrived with the head
 
     def __init__(self, sock: Any, debuglevel: int = 0, method: str | None = None, url: str | None = None) -> None:
         super().__init__(sock, debuglevel, method, url)
@@ -175,15 +176,27 @@ class ResponseHead(http.client.HTTPResponse):
     def _begin_plain(self) -> bool:
         """Read a plain head that arrived in one piece; return False if the head is not, and is still to be read."""
         file: Any = self.fp
-        plain = PlainHead.parse(file.peek())
+        received = file.peek()
+        plain = PlainHead.parse(received)
         if plain is None:
             return False
         file.read(plain.end)
+        self._buffered = len(received) - plain.end
         self.version, self.status, self.reason = 11, plain.status, plain.reason
-        self.chunked, self.will_close = False, False
+        self.chunked, self.will_close = False, self._buffered > plain.length
         self.length = self.left = plain.length
         self.plain_fields = plain.fields
         return True
+
+    def receive(self, view: memoryview) -> int:
+        """Read at least one byte of a plain body into `view` and return their number; 0 at the end of the stream.
+
+        `BufferedReader.readinto1` would wait for more than it has buffered.
+        """
+        file: Any = self.fp
+        count: int = file.readinto1(view[: self._buffered]) if self._buffered else file.raw.readinto(view)
+        self._buffered = max(0, self._buffered - count)
+        return count
 
     def _begin_any(self, options: dict[str, Any]) -> None:
         file: Any = self.fp
