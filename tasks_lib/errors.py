@@ -15,10 +15,9 @@ from typing import Any, Final, NamedTuple, Self
 #: Source: Azure Pipelines, "Logging commands": `##vso[` and `##[` anywhere in a line; GitHub runner, ActionCommand:
 #: `##[` anywhere and `::name ...::` after leading blanks; TeamCity, "Service messages"; GitLab, "Custom collapsible
 #: sections"; Travis, `travis_fold:`. Text before a marker may be at the start of a line after wrapping.
-_CI_MARKERS: Final = re.compile(
-    r"#(?P<a>#)(?=[a-z]*\[)|(?:^ *|(?<= )):(?P<b>:)(?=[a-z])"
-    r"|section(?P<c>_)(?=(?:start|end):)|travis(?P<d>_)(?=fold:|time:)",
-    re.IGNORECASE,
+_CI_MARKERS: Final = (
+    r"(?i)#(?P<a>#)(?=[a-z]*\[)|(?:^ *|(?<= )):(?P<b>:)(?=[a-z])"
+    r"|section(?P<c>_)(?=(?:start|end):)|travis(?P<d>_)(?=fold:|time:)"
 )
 
 
@@ -49,7 +48,7 @@ def escape_text(text: str | bytes) -> str:
     if not text.isprintable():
         text = "".join(_escaped_character(character) for character in text)
     if "##" in text or "::" in text or "section_" in text or "travis_" in text:  # faster than the expression
-        return _CI_MARKERS.sub(_escaped_marker, text)
+        return re.sub(_CI_MARKERS, _escaped_marker, text)
     return text
 
 

@@ -30,7 +30,7 @@ _REMEMBERED_HOSTS: Final = 256
 _NONE: Final[Mapping[str, str]] = {}
 #: Syntax of a header name, and characters that are not allowed in a value. Source: RFC 9110 sections 5.1 and 5.5.
 HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]|[^\x00-\xff]")
+_FORBIDDEN: Final = r"[\x00-\x08\x0a-\x1f\x7f]|[^\x00-\xff]"
 #: Headers that the transport sets.
 _RESERVED: Final = frozenset({"host", "range", "if-range", "content-length", "transfer-encoding", "connection"})
 
@@ -45,7 +45,7 @@ def header_fault(name: str, value: str) -> str:
     """Return why HTTP or the transport does not accept a header, with the next step but without its value; else ""."""
     if not HEADER_NAME.fullmatch(name) or not value:
         return "expected a name and a value: write `Name: value`"
-    if _FORBIDDEN.search(value):
+    if re.search(_FORBIDDEN, value):
         return "the value contains a character that HTTP does not allow: remove line breaks and control characters"
     return "is set by the transport: remove it" if name.lower() in _RESERVED else ""
 
@@ -112,7 +112,7 @@ class HostCredential(NamedTuple):
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 #: One part of an IPv4 address: decimal, octal or hexadecimal. Source: inet_aton(3).
-_PART: Final = re.compile(r"0x[0-9a-f]{0,8}|0[0-7]{0,11}|[1-9][0-9]{0,9}")
+_PART: Final = r"0x[0-9a-f]{0,8}|0[0-7]{0,11}|[1-9][0-9]{0,9}"
 _LOOPBACK: Final = (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
 #: IPv6 networks whose addresses contain an IPv4 address, and the lowest bit of that in the address. Source: RFC 4291
 #: sections 2.5.5.1 and 2.5.5.2 (compatible, mapped), RFC 2765 (translated), RFC 6052 and RFC 8215 (NAT64), RFC 3056
@@ -142,7 +142,7 @@ def parse_address(host: str) -> Address | None:
         except ValueError:
             return None
     parts = text.split(".")
-    if len(parts) > 4 or not all(_PART.fullmatch(part) for part in parts):
+    if len(parts) > 4 or not all(re.fullmatch(_PART, part) for part in parts):
         return None
     *first, last = (
         int(part[2:] or "0", 16) if part[:2] == "0x" else int(part, 8 if part[0] == "0" else 10) for part in parts

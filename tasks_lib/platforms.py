@@ -29,12 +29,8 @@ _MACHINE_OF: Final = {alias: name for name, others in _MACHINES.items() for alia
 #: A platform in any of its spellings.
 PATTERN: Final = f"({'|'.join(sorted(_SYSTEM_OF, reverse=True))})[-_/]({'|'.join(sorted(_MACHINE_OF, reverse=True))})"
 #: A system or a machine as a word of a longer name.
-_SYSTEM_WORD: Final = re.compile(
-    rf"(?<![A-Za-z0-9])(?:{'|'.join(sorted(_SYSTEM_OF, reverse=True))})(?![A-Za-z0-9])", re.IGNORECASE
-)
-_MACHINE_WORD: Final = re.compile(
-    rf"(?<![A-Za-z0-9])(?:{'|'.join(sorted(_MACHINE_OF, reverse=True))})(?![A-Za-z0-9])", re.IGNORECASE
-)
+_SYSTEM_WORD: Final = rf"(?<![A-Za-z0-9])(?:{'|'.join(sorted(_SYSTEM_OF, reverse=True))})(?![A-Za-z0-9])"
+_MACHINE_WORD: Final = rf"(?<![A-Za-z0-9])(?:{'|'.join(sorted(_MACHINE_OF, reverse=True))})(?![A-Za-z0-9])"
 #: The value of the setting that means every platform.
 ALL: Final = "all"
 EXAMPLES: Final = ("linux-x86_64", "linux-aarch64", "macos-aarch64", "macos-x86_64", "windows-x86_64")
@@ -52,7 +48,7 @@ def find_platform_words(name: str) -> tuple[tuple[int, int], tuple[int, int]] | 
 
     The last words count: `mac-tools-linux-amd64` is for Linux.
     """
-    systems, machines = list(_SYSTEM_WORD.finditer(name)), list(_MACHINE_WORD.finditer(name))
+    systems, machines = (list(re.finditer(word, name, re.IGNORECASE)) for word in (_SYSTEM_WORD, _MACHINE_WORD))
     return (systems[-1].span(), machines[-1].span()) if systems and machines else None
 
 

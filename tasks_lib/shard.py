@@ -17,7 +17,7 @@ from tasks_lib.errors import SettingError, escape_text
 
 #: Most shards of one graph.
 MOST_SHARDS: Final = 100_000
-_SHARD: Final = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
+_SHARD: Final = r"([0-9]{1,6})/([0-9]{1,6})"
 #: The variables with the number of a job, with the count of jobs, and the number of the first job.
 #: Source: GitLab "Predefined CI/CD variables"; CircleCI "Built-in environment variables"; Buildkite "Environment
 #: variables"; Bitbucket Pipelines "Variables and secrets".
@@ -47,7 +47,7 @@ class Shard(NamedTuple):
         """
         if text == "auto":
             return cls._of_ci(environ)
-        found = _SHARD.fullmatch(text)
+        found = re.fullmatch(_SHARD, text)
         return cls._checked(f"shard={escape_text(text)}", *map(int, found.groups() if found else (0, 0)))
 
     @classmethod

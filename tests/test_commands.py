@@ -564,3 +564,48 @@ def test_what_a_plugin_leaves_open_is_written(repository: Path) -> None:
     (repository / "doit.cfg").write_text("[REPORTER]\ndiary = diary:Diary\n")
     doit(repository, "run", "-r", "diary", "fetch:tool", PYTHONPATH=f"{PYTHONPATH}:{repository}")
     assert (repository / "log").read_text() == "fetch:tool"
+
+
+#: `doit`, which prints the groups of entry points that it looks for.
+COUNTED = """
+import sys
+import doit.plugin
+true = doit.plugin.entry_points_impl()
+def asked(group):
+    sys.stderr.write(group + "\\n")
+    return true(group=group)
+doit.plugin.entry_points_impl = lambda: asked
+from doit.doit_cmd import DoitMain
+sys.exit(DoitMain().run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "groups"),
+    [
+        ("list", []),
+        ("info fetch:tool", []),
+        ("run fetch:tool", []),
+        ("run -r json fetch:tool", ["REPORTER"]),
+        ("run --backend sqlite3 fetch:tool", ["BACKEND"]),
+    ],
+)
+def test_packages_are_searched_for_plugins_that_are_named(words: str, groups: list[str], repository: Path) -> None:
+    """Doit reads the metadata of all packages for its commands, and again only for a name that is not ours."""
+    (repository / "dodo.py").write_text("from doit_fetch import DOIT_CONFIG, task_fetchdefs\n")
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTED, *words.split()], cwd=repository, capture_output=True, text=True, check=False
+    )
+    asked = [line for line in done.stderr.splitlines() if line.startswith("doit.")]
+    assert asked == [f"doit.{group}" for group in ["COMMAND", *groups]]
+
+
+@pytest.mark.parametrize("option", ["--backend", "--reporter"])
+def test_an_unknown_plugin_is_refused(option: str, repository: Path) -> None:
+    """The message lists the names that doit knows and ours."""
+    done = doit(repository, "run", option, "nope")
+    assert done.returncode == 3
+    assert "'nope'" in done.stdout
+    assert all(
+        name in done.stdout for name in {"--backend": ("dbm", "doit-fetch"), "--reporter": ("zero", "fetch")}[option]
+    )

@@ -17,6 +17,7 @@ import pytest
 from doit.task import Task
 
 from tasks_lib.fs.fingerprint import RACY_NS, UNTRUSTED, Fingerprint
+from tasks_lib.incremental import other_names
 from tasks_lib.incremental import snapshot as stamps
 from tasks_lib.incremental.definition_cache import DefinitionCache
 from tasks_lib.incremental.marks import RACY, code_mark, look_at, signs_of
@@ -142,6 +143,9 @@ EDITS: dict[str, tuple[Edit, list[str]]] = {
     "output removed": (lambda r: artifact(r, "lib-1.0.tar").unlink(), ["fetch:lib"]),
     "output replaced": (lambda r: replaced(artifact(r, "tool.tar"), b"other"), ["fetch:tool"]),
     "output flipped, times set back": (lambda r: flip(artifact(r, "lib-1.0.tar")), ["fetch:lib"]),
+    "link removed": (lambda r: (r / "build/artifacts/tool/tool.tar").unlink(), ["fetch:tool"]),
+    "link replaced": (lambda r: replaced(r / "build/artifacts/tool/tool.tar", None), ["fetch:tool"]),
+    "output behind its link flipped": (lambda r: flip(r / "build/artifacts/tool/tool.tar"), ["fetch:tool"]),
     "blob lost": (lambda r: _blob(r).unlink(), ["fetch:lib"]),
     "blob renamed": (lambda r: _blob(r).rename(_blob(r).with_name("aside")), ["fetch:lib"]),
     "blob moved away": (lambda r: _blob(r).rename(r / "aside"), ["fetch:lib"]),
@@ -325,7 +329,7 @@ def test_hard_link_is_checked_through_its_directory(edit: str, tmp_path: Path) -
     path, head = _stamped(tmp_path, "artifact", "blobs/b")
     before = stamps.read(path, head)
     assert before is not None
-    assert before.first == [str(tmp_path / "artifact")]
+    assert before.first == os.fsencode(tmp_path / "artifact")
     change(tmp_path)
     assert bool(before.changed()) == noticed
 
@@ -340,9 +344,77 @@ def test_hard_link_in_the_previous_snapshot(edit: str, tmp_path: Path) -> None:
     before = stamps.read(*_stamped(tmp_path, "artifact", "blobs/b"))
     assert before is not None
     change(tmp_path)
-    again = stamps._second_names(dict(zip(before.paths, before.signs, strict=True)), stamps._verified(before))
-    first_changed = signs_of(before.first) != before.signs[:1]  # which the next run looks at anyway
+    again = other_names.second_names(dict(zip(before.paths, before.signs, strict=True)), other_names.verified(before))
+    first_changed = signs_of(before.paths[:1]) != before.signs[:1].tolist()  # which the next run looks at anyway
     assert (before.paths[1] not in again or first_changed) == noticed
+
+
+def _other_target(directory: Path) -> None:
+    """Let the link lead to another file with the same content."""
+    (directory / "other").write_text("1")
+    replaced(directory / "links/l", None)
+    (directory / "links/elsewhere").symlink_to("../other")
+
+
+LINKED: dict[str, tuple[Edit, list[str]]] = {
+    "nothing": (lambda d: d.touch(), []),
+    "another file beside it": (lambda d: (d / "links/new").write_text("2"), []),
+    "link removed": (lambda d: (d / "links/l").unlink(), ["links/l"]),
+    "link renamed": (lambda d: (d / "links/l").rename(d / "links/m"), ["links/l"]),
+    "a file in its place": (lambda d: replaced(d / "links/l", b"1"), ["links/l"]),
+    "leads elsewhere": (_other_target, ["links/l"]),
+    "file removed": (lambda d: (d / "files/f").unlink(), ["links/l", "files/f"]),
+    "file renamed": (lambda d: (d / "files/f").rename(d / "files/g"), ["links/l", "files/f"]),
+    "another file behind it": (lambda d: replaced(d / "files/f", b"1"), ["links/l", "files/f"]),
+    "written through it": (lambda d: (d / "links/l").write_text("2"), ["links/l", "files/f"]),
+    "flipped, times set back": (lambda d: flip(d / "files/f"), ["links/l", "files/f"]),
+    "files moved away": (lambda d: (d / "files").rename(d / "aside"), ["links/l", "files/f"]),
+    "links moved away": (lambda d: (d / "links").rename(d / "aside"), ["links/l"]),
+}
+
+
+@pytest.mark.parametrize("edit", LINKED)
+def test_link_is_checked_with_its_file(edit: str, tmp_path: Path) -> None:
+    """A symlink to a file of the snapshot costs one stat with this file, and a change of either is noticed."""
+    change, expected = LINKED[edit]
+    for name in ("links", "files"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "files/f").write_text("1")
+    (tmp_path / "links/l").symlink_to("../files/f")
+    before = stamps.read(*_stamped(tmp_path, "files/f", "links/l"))
+    assert before is not None
+    assert (before.first, before.links) == (b"", os.fsencode(tmp_path / "links/l"))
+    assert other_names.links_to_files(before.paths, dict(zip(before.paths, before.signs, strict=True)), before)
+    change(tmp_path)
+    assert [before.paths[one] for one in before.changed()] == [str(tmp_path / name) for name in expected]
+
+
+@pytest.mark.parametrize("link", ["../absent", "../other/f", "../elsewhere/f", "/dev/null", ".."])
+def test_link_to_no_file_of_the_snapshot(link: str, tmp_path: Path) -> None:
+    """Any other symlink is checked by itself: also one that leads through a directory with another name."""
+    for name in ("links", "files", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "files/f").write_text("1")
+    (tmp_path / "other/f").hardlink_to(tmp_path / "files/f")
+    (tmp_path / "elsewhere").symlink_to("other")
+    (tmp_path / "links/l").symlink_to(link)
+    before = stamps.read(*_stamped(tmp_path, "files/f", "links/l"))
+    assert before is not None
+    assert before.links == b""
+    assert before.changed() == []
+
+
+def test_directories_and_missing_files(tmp_path: Path) -> None:
+    """A missing file and a directory match while they stay what they are."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "f").write_text("1")
+    before = stamps.read(*_stamped(tmp_path, "missing", "d", "f"))
+    assert before is not None
+    (tmp_path / "d/new").write_text("names in it do not matter")
+    assert before.changed() == []
+    (tmp_path / "missing").write_text("1")
+    (tmp_path / "d").rename(tmp_path / "aside")
+    assert sorted(before.paths[one] for one in before.changed()) == [str(tmp_path / "d"), str(tmp_path / "missing")]
 
 
 def test_too_recent_directory(tmp_path: Path) -> None:
@@ -353,7 +425,7 @@ def test_too_recent_directory(tmp_path: Path) -> None:
     time.sleep(2 * RACY_NS / 1e9)
     (tmp_path / "blobs/new").write_text("2")
     signs = dict(zip(names := [str(tmp_path / "artifact"), str(tmp_path / "blobs/b")], look_at(names), strict=True))
-    assert stamps._second_names(signs, {}) == {names[1]: RACY}
+    assert other_names.second_names(signs, {}) == {names[1]: RACY}
 
 
 def test_too_recent_file(tmp_path: Path) -> None:

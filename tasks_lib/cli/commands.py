@@ -20,6 +20,8 @@ from doit.exceptions import InvalidCommand
 
 from tasks_lib.engine.base_command import OFFLINE, BaseCommand, flag, format_write_error, option, usage_error
 from tasks_lib.engine.loader import Loader
+from tasks_lib.engine.plugin_table import PluginTable
+from tasks_lib.engine.state import StateBackend
 from tasks_lib.errors import FetchError, OfflineError, UnknownNameError, escape_lines, escape_text
 from tasks_lib.session import current_session
 
@@ -64,6 +66,12 @@ class TaskCommand(BaseCommand):
         gc.freeze()
         return super().__new__(cls)
 
+    def get_backends(self) -> PluginTable:
+        """Return doit's backends and ours."""
+        return PluginTable.of_option(
+            self.cmdparser["backend"], super().get_backends, {"doit-fetch": lambda: StateBackend}
+        )
+
     def reporting(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which the command runs and reports."""
         return contextlib.nullcontext()
@@ -97,7 +105,7 @@ class TaskCommand(BaseCommand):
 
     def _has_plugins(self) -> bool:
         """Return whether a reporter or the database of doit is not ours, and so may leave a file open."""
-        loaded = [*getattr(self, "reporters", {}).values()]
+        loaded = [*self.reporters.imported] if isinstance(self, RunCommand) else []
         if self.dep_manager is not None:
             loaded.append(type(self.dep_manager.backend))
         return not all(one.__module__.startswith(_OURS) for one in loaded)
@@ -130,6 +138,10 @@ class RunCommand(TaskCommand, _RUN):  # type: ignore[misc]
         with Running(self, params) as self._running:
             return self._running.end(super().execute(params, args))
 
+    def get_reporters(self) -> PluginTable:
+        """Return doit's reporters and ours."""
+        return PluginTable.of_option(self.cmdparser["reporter"], super().get_reporters, {"fetch": _reporter})
+
     def reporting(self) -> contextlib.AbstractContextManager[None]:
         """Return a context that selects the reporter."""
         return self._running.reporting()
@@ -146,6 +158,12 @@ class RunCommand(TaskCommand, _RUN):  # type: ignore[misc]
         accepts_summary = self.params["quiet"] or is_default
         tracks_forget = self.params["backend"] == "doit-fetch"  # other backends do not report forgotten tasks
         return "stamp" if tracks_forget and accepts_summary and not needs_all else "all"
+
+
+def _reporter() -> Any:
+    from tasks_lib.engine.reporter import Reporter  # only `run` needs it
+
+    return Reporter
 
 
 class ListCommand(TaskCommand, _LIST):  # type: ignore[misc]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 #: Nanoseconds that must lie between the last change of a file and its stat. Source: CONFIG_HZ >= 100: two ticks.
@@ -99,6 +100,11 @@ def compact_fingerprint(status: os.stat_result) -> int:
     at a known path changes the ctime too.
     """
     return status.st_ctime_ns ^ status.st_ino
+
+
+def compact_fingerprints(statuses: Iterable[os.stat_result]) -> list[int]:
+    """Return the compact fingerprint of each stat result; a call for each would take a tenth of a no-op run's check."""
+    return [status.st_ctime_ns ^ status.st_ino for status in statuses]
 
 
 def is_mtime_at_most(status: os.stat_result, written_ns: int) -> bool:

@@ -14,21 +14,24 @@ import os
 import posixpath
 import struct
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tasks_lib.fs.atomic import write_best_effort
-from tasks_lib.fs.fingerprint import Fingerprint, compact_fingerprint
+from tasks_lib.fs.fingerprint import Fingerprint, compact_fingerprint, compact_fingerprints
 from tasks_lib.fs.trust import NOBODY, Trust
 from tasks_lib.incremental.marks import RACY, entries_of, signs_of
+from tasks_lib.incremental.other_names import links_to_files, second_names, verified
 
 if TYPE_CHECKING:
     from tasks_lib.incremental.definition_cache import DefinitionCache
 
-_MAGIC: Final = b"doit-fetch stamp 5\n"
+_MAGIC: Final = b"doit-fetch stamp 6\n"
 #: The sizes of all parts of the file but the last.
-_SIZES: Final = struct.Struct("5Q")
+_SIZES: Final = struct.Struct("7Q")
+#: Bytes of names that are compared at a time, in memory that is used again.
+_TURN: Final = 1 << 15
 
 
 class SnapshotRow(NamedTuple):
@@ -58,6 +61,8 @@ _Rows = dict[str, tuple[tuple[str, ...], tuple[int, ...]]]
 class Snapshot(NamedTuple):
     """A snapshot that was read; `open` lists the requested tasks that are not known to be up to date.
 
+    Each text has names of files, separated by NUL; `signs` are those of `first`, `links`, `targets` and `others`, in
+    this order. A symlink and the file to which it leads (the link to an artifact) are checked by one stat() of it.
     A file with two names (a blob and its artifact) is checked once: `others` are the second names, ordered by
     `directories`. A second name is valid while the names in its directory and the file are unchanged.
     """
@@ -66,27 +71,54 @@ class Snapshot(NamedTuple):
     marks: dict[str, Fingerprint]
     open: list[str]
     directories: dict[str, list[int]]  # sign, and number of second names
-    first: list[str]
-    others: str
-    signs: list[int]
+    first: bytes
+    links: bytes
+    targets: bytes
+    others: bytes
+    signs: array[int]
     names: list[str]  # of the tasks with rows
     notes: dict[str, str]  # of the rows that have one
-    more: bytes  # needed only when something changed
+    more: memoryview  # needed only when something changed
 
     @property
     def paths(self) -> list[str]:
-        """The files: first names, then second names."""
-        return self.first + _words(self.others)
+        """The files, in the order of `signs`."""
+        return [path for text in (self.first, self.links, self.targets, self.others) for path in _words(text)]
+
+    @property
+    def linked(self) -> dict[str, str]:
+        """The symlinks, each with the file to which it leads."""
+        return dict(zip(_words(self.links), _words(self.targets), strict=True))
 
     def changed(self) -> list[int]:
         """Return the indexes of the files that changed."""
-        at = len(self.first)
-        found = _different(self.first, self.signs[:at], 0)
+        found, at = self._changed(self.first, 0, _OWN)
+        end = at + _count(self.links)
+        found += self._changed_links(at, end - at)
+        at = end + end - at
         for directory, (sign, count) in self.directories.items():
             if entries_of(directory) != sign or sign == RACY:
-                found += _different(self.paths[at : at + count], self.signs[at : at + count], at)
+                paths = self.paths
+                found += [one for one in range(at, at + count) if signs_of([paths[one]]) != [self.signs[one]]]
             at += count
         return found
+
+    def _changed(self, text: bytes, at: int, look: _Look) -> tuple[list[int], int]:
+        """Return which of the names in a text changed, and the index behind the last one; `at` is that of the first."""
+        found: list[int] = []
+        for names in _turns(text):
+            signs = self.signs[at : at + len(names)].tolist()
+            found += [at + one for one in _different(names, signs, look)]
+            at += len(names)
+        return found, at
+
+    def _changed_links(self, start: int, count: int) -> list[int]:
+        """Return which links do not lead to their files any more, and which of these files changed."""
+        if not count:
+            return []
+        found = [one - count for one in self._changed(self.links, start + count, _BEHIND)[0]]
+        targets = _words(self.targets) if found else []
+        return found + [one + count for one in found if signs_of([targets[one - start]]) != [self.signs[one + count]]]
 
     def digests(self) -> Sequence[dict[str, bytes]]:
         """Return the digests of the definitions of each kind when the snapshot was written."""
@@ -111,14 +143,51 @@ class Snapshot(NamedTuple):
         return {task for task, (_, at) in _unpacked(self.more)[1].items() if not places.isdisjoint(at)}
 
 
-def _different(paths: list[str], signs: list[int], start: int) -> list[int]:
-    now = signs_of(paths)
+def _turns(text: bytes) -> Iterator[list[bytes]]:
+    """Yield the names in a text, some at a time."""
+    at = 0
+    while at < len(text):
+        end = text.find(b"\0", at + _TURN)
+        end = end if end >= 0 else len(text)
+        yield text[at:end].split(b"\0")
+        at = end + 1
+
+
+def _different(names: list[bytes], signs: list[int], look: _Look) -> list[int]:
+    """Return the indexes of the files that `look` shows with another sign."""
+    try:
+        now = compact_fingerprints(map(look.status, names))
+    except OSError:  # a file is missing, perhaps as before: look at each
+        now = [-1] * len(names)
     if now == signs:
         return []
-    return [start + at for at, (one, two) in enumerate(zip(now, signs, strict=True)) if one != two]
+    differ = [at for at, (one, two) in enumerate(zip(now, signs, strict=True)) if one != two]
+    return [at for at in differ if look.sign(os.fsdecode(names[at])) != signs[at]]  # that of a directory is its inode
 
 
-def _unpacked(more: bytes) -> tuple[list[dict[str, bytes]], _Rows]:
+def _own_sign(path: str) -> int:
+    return signs_of([path])[0]
+
+
+def _sign_behind(link: str) -> int:
+    try:
+        return compact_fingerprint(os.stat(link))  # noqa: PTH116  # as text
+    except OSError:
+        return 0
+
+
+class _Look(NamedTuple):
+    """How to look at files: the function that is fast, and the one that knows every case."""
+
+    status: Callable[[bytes], os.stat_result]
+    sign: Callable[[str], int]
+
+
+_OWN: Final = _Look(os.lstat, _own_sign)
+_BEHIND: Final = _Look(os.stat, _sign_behind)
+
+
+def _unpacked(more: memoryview) -> tuple[list[dict[str, bytes]], _Rows]:
     found: tuple[list[dict[str, bytes]], _Rows] = _msgpack().decode(more, type=tuple[list[dict[str, bytes]], _Rows])
     return found
 
@@ -144,7 +213,7 @@ def read(path: Path, head: SnapshotHead, trust: Trust = NOBODY) -> Snapshot | No
         return None
     data = memoryview(content)
     start = len(_MAGIC) + 32
-    if bytes(data[: start - 32]) != _MAGIC or hashlib.sha256(data[start:]).digest() != bytes(data[start - 32 : start]):
+    if bytes(data[: start - 32]) != _MAGIC or hashlib.sha256(data[start:]).digest() != data[start - 32 : start]:
         return None
     try:
         *parts, more = _cut(data[start:])
@@ -156,12 +225,14 @@ def read(path: Path, head: SnapshotHead, trust: Trust = NOBODY) -> Snapshot | No
             marks={name: Fingerprint(*mark) for name, mark in known["marks"].items()},
             open=known["open"],
             directories=known["directories"],
-            first=_words(_text(parts[2])),
-            others=_text(parts[3]),
-            signs=array("Q", bytes(parts[1])).tolist(),
-            names=_words(_text(parts[4])),
+            first=bytes(parts[2]),
+            links=bytes(parts[3]),
+            targets=bytes(parts[4]),
+            others=bytes(parts[5]),
+            signs=array("Q", bytes(parts[1])),
+            names=_words(bytes(parts[6])),
             notes=known["notes"],
-            more=bytes(more),
+            more=more,
         )
     except (ValueError, TypeError, KeyError, struct.error):
         return None
@@ -176,12 +247,12 @@ def _cut(body: memoryview) -> Iterator[memoryview]:
     yield body[at:]
 
 
-def _text(part: memoryview) -> str:
-    return str(part, "utf-8", "surrogateescape")
+def _words(text: bytes) -> list[str]:
+    return os.fsdecode(text).split("\0") if text else []
 
 
-def _words(text: str) -> list[str]:
-    return text.split("\0") if text else []
+def _count(text: bytes) -> int:
+    return text.count(b"\0") + 1 if text else 0
 
 
 def write(
@@ -205,10 +276,13 @@ def write(
         before: the snapshot that this one replaces.
     """
     signs = _agreed(rows)
-    seconds = _second_names(signs, _verified(before) if before is not None else {})
-    first = [one for one in signs if one not in seconds]
+    seconds = second_names(signs, verified(before) if before is not None else {})
+    links = links_to_files([one for one in signs if one not in seconds], signs, before)
+    checked = {*links, *links.values(), *seconds}
+    first = sorted((one for one in signs if one not in checked), key=lambda one: signs[one] == 0)  # missing ones last
     others = sorted(seconds, key=posixpath.dirname)
-    places = {one: at for at, one in enumerate((*first, *others))}
+    texts = (first, links, links.values(), others)
+    places = {one: at for at, one in enumerate(one for text in texts for one in text)}
     made: _Rows = {task: (row.needs, tuple([places[one] for one in row.paths])) for task, row in rows.items()}
     directories: dict[str, list[int]] = {}
     for one in others:
@@ -221,8 +295,8 @@ def write(
         "directories": directories,
         "notes": {task: row.note for task, row in rows.items() if row.note},
     }
-    texts = ("\0".join(one).encode("utf-8", "surrogateescape") for one in (first, others, made))
-    parts = [json.dumps(known).encode("ascii"), array("Q", [signs[one] for one in places]).tobytes(), *texts]
+    parts = [json.dumps(known).encode(), array("Q", [signs[one] for one in places]).tobytes()]
+    parts += [os.fsencode("\0".join(text)) for text in (*texts, made)]
     rest: bytes = _msgpack().encode(([*map(dict, digests)], made))
     body = [_SIZES.pack(*map(len, parts)), *parts, rest]
     digest = hashlib.sha256()
@@ -240,44 +314,3 @@ def _agreed(rows: Mapping[str, SnapshotRow]) -> dict[str, int]:
             if signs.setdefault(one, sign) != sign or sign < 0:
                 signs[one] = RACY
     return signs
-
-
-def _verified(before: Snapshot) -> dict[str, tuple[str, int, int]]:
-    """Return each second name of a snapshot with the first name, the sign of the file, and that of its directory."""
-    owners: dict[int, str] = {}
-    for name, sign in zip(before.first, before.signs, strict=False):
-        owners[sign] = name if sign not in owners else ""  # two files with the same sign: neither is the first name
-    ends = [sign for sign, count in before.directories.values() for _ in range(count)]
-    names = zip(_words(before.others), before.signs[len(before.first) :], ends, strict=True)
-    return {name: (owners.get(sign, ""), sign, end) for name, sign, end in names if end != RACY}
-
-
-def _second_names(signs: Mapping[str, int], known: Mapping[str, tuple[str, int, int]]) -> dict[str, int]:
-    """Return the second names of files, each with the sign of its directory.
-
-    The sign of a directory is taken before its names are checked, so that any later change of a name changes the sign.
-    A `known` second name stays valid while its directory and the file are unchanged.
-    """
-    found: dict[str, int] = {}
-    owners: dict[int, str] = {}
-    directories: dict[str, int] = {}
-    for name, sign in signs.items():
-        owner = owners.setdefault(sign, name)
-        if owner == name or sign in (0, RACY):
-            continue
-        directory = posixpath.dirname(name)
-        if directory not in directories:
-            directories[directory] = entries_of(directory)
-        end = directories[directory]
-        if known.get(name) == (owner, sign, end) or _is_one_file(owner, name, sign):
-            found[name] = end
-    return found
-
-
-def _is_one_file(one: str, two: str, sign: int) -> bool:
-    """Whether both names refer to one file, and it has that sign."""
-    try:
-        first, second = os.lstat(one), os.lstat(two)
-    except OSError:
-        return False
-    return os.path.samestat(first, second) and compact_fingerprint(second) == sign

@@ -15,11 +15,11 @@ from tasks_lib.settings.table import SECRETS, SETTINGS, VARIABLE
 
 #: The table of credentials in `[tool.doit-fetch]`: `auth."HOST"` or `auth."HOST:PORT"`, each with `header` and `env`.
 _AUTH: Final = "auth"
-_AUTH_HOST: Final = re.compile(r"(?P<host>[a-z0-9_][a-z0-9_.-]*|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
+_AUTH_HOST: Final = r"(?P<host>[a-z0-9_][a-z0-9_.-]*|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
 #: The table of settings in a pyproject.toml, what its name may look like, and the similarity from which another name
 #: counts as misspelt.
 _TABLE: Final = "tool.doit-fetch"
-_NAMED: Final = re.compile(r"do-?it[^a-z\n]{0,9}f", re.IGNORECASE)
+_NAMED: Final = r"(?i)do-?it[^a-z\n]{0,9}f"
 _ALIKE_TABLE: Final = 0.8
 #: Similarity to a setting's name from which an unknown name counts as misspelt: in the environment, and on the command
 #: line, which may contain variables of the dodo.py.
@@ -65,7 +65,7 @@ def load_project(path: Path) -> ProjectFile:
         raise SettingError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise SettingError(f"{path}: not UTF-8 at byte {error.start}") from error
-    if not _NAMED.search(text):
+    if not re.search(_NAMED, text):
         return ProjectFile({}, [])  # parsing takes longer than reading: skip a file without our table
     try:
         content = load_toml(text)
@@ -92,7 +92,7 @@ def _find_misspelt_tables(path: Path, content: Mapping[str, Any]) -> list[str]:
     names = [f"{name}.{inner}" for name, value in tables for inner in value] + [name for name, _ in tables]
     doit = content.get("tool", {}).get("doit", {})
     names += [f"tool.doit.{inner}" for inner in doit] if isinstance(doit, dict) else []
-    odd = [name for name in names if _NAMED.search(name) and not name.startswith(_TABLE)]
+    odd = [name for name in names if re.search(_NAMED, name) and not name.startswith(_TABLE)]
     if not odd:
         return []
     close = find_similar(_TABLE, odd, _ALIKE_TABLE, 3)
@@ -133,7 +133,7 @@ def normalize_table(project: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _credential(host: str, row: Any) -> HostCredential:
-    found = _AUTH_HOST.fullmatch(_idna(host.lower()))
+    found = re.fullmatch(_AUTH_HOST, _idna(host.lower()))
     if found is None or int(found["port"] or 0) > _MAX_PORT:
         raise _auth_error(host, "expected HOST or HOST:PORT")
     if not isinstance(row, dict) or set(row) != {"header", "env"}:

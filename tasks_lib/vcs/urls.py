@@ -17,16 +17,16 @@ _PORTS: Final = {"https": 443, "ssh": 22, "http": 80, "git": 9418}
 #: Maximum length of a URL in characters. Source: RFC 9110 section 4.1 requires support for at least 8000 octets.
 MAX_URL: Final = 8000
 #: `user@host:path`, which git interprets as ssh. Source: gitprotocol, "GIT URLS" of git-fetch(1).
-_SCP: Final = re.compile(r"(?P<user>[A-Za-z0-9_][A-Za-z0-9._-]*)@(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*):(?P<path>[^:]+)")
-_HOST: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*|[0-9a-fA-F:.]+")
-_USER: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
+_SCP: Final = r"(?P<user>[A-Za-z0-9_][A-Za-z0-9._-]*)@(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*):(?P<path>[^:]+)"
+_HOST: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]*|[0-9a-fA-F:.]+"
+_USER: Final = r"[A-Za-z0-9_][A-Za-z0-9._+-]*"
 #: Percent-encoded control characters: a line feed could forge a line of the credential protocol.
-_ENCODED_CONTROL: Final = re.compile(r"%(?:[01][0-9a-fA-F]|7[fF])")
+_ENCODED_CONTROL: Final = r"%(?:[01][0-9a-fA-F]|7[fF])"
 
 
 def scheme_of(url: str) -> str:
     """Return the scheme of a URL, "ssh" for `user@host:path`, "" if it has none."""
-    if _SCP.fullmatch(url):
+    if re.fullmatch(_SCP, url):
         return "ssh"
     scheme, colon, _ = url.partition("://")
     return scheme.lower() if colon and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme) else ""
@@ -34,7 +34,7 @@ def scheme_of(url: str) -> str:
 
 def host_of(url: str) -> str:
     """Return the host (with its port) of a checked URL, "" for a file URL."""
-    found = _SCP.fullmatch(url)
+    found = re.fullmatch(_SCP, url)
     return found["host"].lower() if found else urlsplit(url).netloc.rpartition("@")[2].lower()
 
 
@@ -49,7 +49,7 @@ class Endpoint(NamedTuple):
 def endpoint_of(url: str) -> Endpoint:
     """Return the endpoint of a checked URL; the host of a file URL is ""."""
     scheme = scheme_of(url)
-    if found := _SCP.fullmatch(url):
+    if found := re.fullmatch(_SCP, url):
         return Endpoint(scheme, found["host"].lower(), _PORTS[scheme])
     parts = urlsplit(url)
     return Endpoint(scheme, parts.hostname or "", parts.port or _PORTS.get(scheme, 0))
@@ -70,7 +70,7 @@ def check_url(url: str, schemes: tuple[str, ...]) -> str:
 def _fault(url: str, schemes: tuple[str, ...]) -> str:
     if len(url) > MAX_URL:
         return f"is longer than {MAX_URL} characters"
-    if any(ord(character) <= 0x20 or ord(character) == 0x7F for character in url) or _ENCODED_CONTROL.search(url):
+    if any(ord(character) <= 0x20 or ord(character) == 0x7F for character in url) or re.search(_ENCODED_CONTROL, url):
         return "contains a space or a control character"
     if url.startswith("-") or "\\" in url:
         return "starts with a dash or contains a backslash"
@@ -79,7 +79,7 @@ def _fault(url: str, schemes: tuple[str, ...]) -> str:
         return "has no transport (use file:// for a local path)"
     if scheme not in schemes:
         return f"uses the transport {(scheme or strip_query(url).partition(':')[0])[:20]!r}, which is not allowed here"
-    return "" if _SCP.fullmatch(url) else _fault_of_parts(url, scheme)
+    return "" if re.fullmatch(_SCP, url) else _fault_of_parts(url, scheme)
 
 
 def _fault_of_parts(url: str, scheme: str) -> str:
@@ -90,11 +90,11 @@ def _fault_of_parts(url: str, scheme: str) -> str:
         return f"is not a valid URL: {error}"
     if scheme == "file":
         return "" if parts.path.startswith("/") and not parts.netloc else "has no absolute path"
-    if not _HOST.fullmatch(host):
+    if not re.fullmatch(_HOST, host):
         return f"has an invalid host: {host[:60]!r}"
     if parts.password is not None or (parts.username is not None and scheme != "ssh"):
         return "contains a user name or password"
-    if parts.username is not None and not _USER.fullmatch(parts.username):
+    if parts.username is not None and not re.fullmatch(_USER, parts.username):
         return f"has an invalid user name: {parts.username[:60]!r}"
     return ""
 
@@ -125,7 +125,7 @@ def join_url(parent: str, text: str) -> str:
 
 def _rooted(url: str) -> tuple[str, str, str]:
     """Split a checked URL into its constant prefix, the separator, and the path."""
-    found = _SCP.fullmatch(url)
+    found = re.fullmatch(_SCP, url)
     if found:
         return f"{found['user']}@{found['host']}", ":/" if found["path"].startswith("/") else ":", found["path"]
     parts = urlsplit(url)
@@ -153,7 +153,7 @@ def redact_query(text: str, url: str) -> str:
 
 def display_url(url: str) -> str:
     """Return `url` without user, password and query, for use in messages."""
-    if _SCP.fullmatch(url):
+    if re.fullmatch(_SCP, url):
         return url
     try:
         parts = urlsplit(url)
