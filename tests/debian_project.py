@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
@@ -109,6 +110,22 @@ def release(root: Path, suite: str, packing: str = ".xz") -> LockedRelease:
 
 
 def edit(top: Path, **changes: object) -> None:
-    """Change fields of the lock."""
+    """Change fields of the lock, and its digest accordingly."""
     path = top / LOCK
     path.write_bytes(encode_lock(msgspec.structs.replace(parse_lock(path.read_bytes(), "lock"), **changes)))
+
+
+def edit_text(top: Path, edit_lock: Callable[[dict[str, Any]], object], *, resealed: bool) -> None:
+    """Edit the lock as JSON; `resealed` writes the digest of the edited lock, too."""
+    path = top / LOCK
+    lock = json.loads(path.read_text())
+    edit_lock(lock)
+    if resealed:
+        lock["digest"] = digest_of({name: value for name, value in lock.items() if name != "digest"})
+    path.write_text(json.dumps(lock))
+
+
+def digest_of(lock: object) -> str:
+    """Return the digest of a lock, computed as docs/how-to/debian.md says."""
+    text = json.dumps(lock, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

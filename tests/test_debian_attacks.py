@@ -208,6 +208,19 @@ def test_a_damaged_lock(here: Project) -> None:
     here.refused(LockMismatchError, "restore it, or delete it")
 
 
+@needs_apt
+def test_an_edited_lock(here: Project) -> None:
+    """An update resolves the packages of an edited lock again, and compares the dates that it has."""
+    here.update()
+    text = Path(LOCK).read_bytes()
+    change(Path(LOCK), b'"version": "1.4"', b'"version": "1.3"')
+    assert here.update().changes == {"libhello:amd64": ("1.3", "1.4")}
+    assert Path(LOCK).read_bytes() == text
+    change(Path(LOCK), b'"version": "1.4"', b'"version": "1.3"')
+    here.mirror.publish(DEBS, date=DATE - timedelta(seconds=1))
+    here.refused(ReleaseRolledBackError)
+
+
 # --- indexes ------------------------------------------------------------------------------------
 
 INDEX = "dists/stable/main/binary-amd64/"

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -28,7 +29,20 @@ from tasks_lib.errors import (
     UnsafePathError,
 )
 from tests.debian_mirror import Deb
-from tests.debian_project import DATA, DEBS, GREET, LIBGREET, LOCK, define, edit, locked, mirror, project, release
+from tests.debian_project import (
+    DATA,
+    DEBS,
+    GREET,
+    LIBGREET,
+    LOCK,
+    define,
+    edit,
+    edit_text,
+    locked,
+    mirror,
+    project,
+    release,
+)
 from tests.origin import Origin, reply
 from tests.project import doit, ran, written
 
@@ -188,12 +202,45 @@ def test_a_changed_lock_is_fetched_by_the_next_run(top: Path) -> None:
 
 @pytest.mark.parametrize("what", EDITS)
 def test_an_edited_lock_is_noticed(top: Path, what: str) -> None:
-    """Each value of a line is compared with the index, and no path leaves the repository."""
+    """Each value of a line is compared with the index, and no path leaves the repository, whatever the digest is."""
     change, kind, text = EDITS[what]
-    lock = json.loads((top / LOCK).read_text())
-    lock["packages"] = [change(one) if one["package"] == "libgreet" else one for one in lock["packages"]]
-    (top / LOCK).write_text(json.dumps(lock))
+
+    def edit_line(lock: dict[str, Any]) -> None:
+        lock["packages"] = [change(one) if one["package"] == "libgreet" else one for one in lock["packages"]]
+
+    edit_text(top, edit_line, resealed=True)
     refused(top, kind, text)
+
+
+MORE = Deb("more")
+#: Edits that no index can show.
+UNSEEN: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a line is removed": lambda lock: lock["packages"].pop(),
+    "all lines are removed": lambda lock: lock["packages"].clear(),
+    "a package of the index is added": lambda lock: lock["packages"].append(msgspec.to_builtins(locked(MORE))),
+    "another date": lambda lock: lock["releases"][0].update(date="2026-11-02T08:30:00Z"),
+    "another signer": lambda lock: lock["releases"][0].update(signers=["B" * 40]),
+    "another URI": lambda lock: lock["releases"][0].update(uri="https://example.org/"),
+    "another InRelease": lambda lock: lock["releases"][0]["inrelease"].update(size=1),
+    "no digest": lambda lock: lock.pop("digest"),
+    "another digest": lambda lock: lock.update(digest=OTHER),
+}
+
+
+@pytest.mark.parametrize("what", UNSEEN)
+def test_an_edit_that_no_index_shows_is_noticed(tmp_path: Path, what: str) -> None:
+    """The digest of the lock shows it; the message names the command that makes the lock again."""
+    root = mirror(tmp_path / "mirror", [*DEBS, MORE]).root
+    top = project(tmp_path / "project", define(root.as_uri()), {"stable": (root, DEBS)})
+    edit_text(top, UNSEEN[what], resealed=False)
+    refused(top, LockMismatchError, r"debs\.lock was edited: .*\n.*doit update NAME")
+
+
+def test_a_reformatted_lock_is_not_edited(top: Path) -> None:
+    """The digest covers values, not blanks and the order of keys."""
+    lock = json.loads((top / LOCK).read_text())
+    (top / LOCK).write_text(json.dumps(dict(reversed(lock.items())), indent=4))
+    fetch(top)
 
 
 def test_an_added_package_is_noticed(top: Path) -> None:

@@ -24,6 +24,7 @@ from tasks_lib.debian.lock import (
 from tasks_lib.definitions import Debian, Definitions, SourceFile, parse
 from tasks_lib.definitions.codec import decode, encode
 from tasks_lib.errors import DefinitionError, FetchError, LockMismatchError, LockStaleError, UnsafePathError
+from tests.debian_project import digest_of
 
 SHA = "ab" * 32
 KEY = "4D64FEC119C2029067D6E791F8D2585B8783D481"
@@ -180,10 +181,19 @@ def test_the_text_of_a_lock(tmp_path: Path) -> None:
         '  {"architecture": "amd64", "package": "git", "path": "pool/main/git_1%3a1.0_amd64.deb", "release": "bookworm",'
         f' "sha256": "{SHA}", "size": 7, "source": "git", "version": "1:1.0"}},'
     ]
-    assert list(json.loads(text)) == ["definition", "packages", "releases", "version"]
+    assert list(json.loads(text)) == ["definition", "digest", "packages", "releases", "version"]
     assert text.endswith(b"}\n")
     (tmp_path / "a.lock").write_bytes(text)
-    assert read_lock(tmp_path / "a.lock") == made
+    found = read_lock(tmp_path / "a.lock")
+    assert msgspec.structs.replace(found, digest="") == made
+    assert encode_lock(found) == text
+
+
+def test_the_digest_of_a_lock() -> None:
+    """It is that of the JSON without it, with sorted keys and without blanks; golden for version 1 of the format."""
+    fields = json.loads(encode_lock(lock(package("git"), package("zstd", path="pool/\u00e9/zstd.deb"))))
+    assert fields.pop("digest") == digest_of(fields)
+    assert digest_of(fields)[:16] == "6dd341de4b48fad8"
 
 
 def test_a_missing_lock(tmp_path: Path) -> None:
