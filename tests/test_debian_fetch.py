@@ -430,6 +430,37 @@ def test_a_group_of_local_directories_needs_no_network(tmp_path: Path, root: Pat
     assert ran(doit(top, "offline=1")) == ["fetch:debs"]
 
 
+def test_an_export_has_the_packages(tmp_path: Path, root: Path) -> None:
+    """`cas` has packages and indexes by digest, which `prove` and a checkout without a mirror are fed with."""
+    text = define(root.as_uri())
+    top = project(tmp_path / "one", text, {"stable": (root, DEBS)})
+    done = doit(top, "export", "cas", "../out")
+    assert done.returncode == 0, done.stdout
+    names = {path.name for path in (tmp_path / "out/cas").iterdir()}
+    assert {hashlib.sha256(deb.content).hexdigest() for deb in DEBS} < names and len(names) == 4
+    files = {"pyproject.toml": f"[tool.doit-fetch]\n{done.stdout.splitlines()[-1]}\n"}
+    other = project(tmp_path / "two", text, {"stable": (root, DEBS)}, **files)
+    shutil.rmtree(root)
+    assert ran(doit(other, "offline=1")) == ["fetch:debs"]
+    for path in (top, other):
+        (path / "pyproject.toml").unlink(missing_ok=True)
+        assert doit(path, "prove", "--from", "../out").stdout.startswith("proven: "), path
+    artifacts = [next((path / "build").rglob("debs.tar.zst")).read_bytes() for path in (top, other)]
+    assert artifacts[0] == artifacts[1]
+    (tmp_path / "out/cas" / hashlib.sha256(GREET.content).hexdigest()).unlink()
+    assert "missing: debs\n" in doit(top, "prove", "--from", "../out").stdout
+    refused = doit(top, "export", "bazel", "../other", "debs")
+    assert (refused.returncode, "debs cannot be exported: it is not one download" in refused.stdout) == (1, True)
+    assert "use another layout: cas has all" in refused.stdout
+
+
+def test_an_export_needs_a_lock(top: Path) -> None:
+    """An export does not leave out a definition without a lock, or with a stale one, silently."""
+    (top / LOCK).unlink()
+    done = doit(top, "export", "cas", "../out")
+    assert (done.returncode, "debs.lock does not exist" in done.stdout) == (1, True), done.stdout
+
+
 def test_prune_keeps_what_the_lock_names(top: Path) -> None:
     """Packages and indexes of the lock are needed; those of an earlier one are not."""
     assert doit(top).returncode == 0

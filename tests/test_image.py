@@ -403,6 +403,31 @@ def test_base(tmp_path: Path) -> None:
     assert is_adopted(two, after[0]["digest"])
 
 
+@pytest.mark.slow
+@needs_mmdebstrap
+def test_base_from_an_export(tmp_path: Path) -> None:
+    """A second checkout that is fed only by an export makes the same image, in a namespace without a network."""
+    packages = mirror(tmp_path / "mirror")
+    (tmp_path / "mirror/doc").write_bytes(TREE)
+    image = "debian:\n  description: x\n  base: debs\n  layers: [{fetches: [pkg], dest: /opt}]\n"
+    more = {"fetchdefs/image/a.yml": image}
+    more["fetchdefs/fetch/pkg.yml"] = definition("pkg", f"{packages.url}/doc", TREE, "    artifact-name: pkg.tar\n")
+    one, two = (
+        debian_project(tmp_path / name, define(packages.url), {"stable": (packages.root, DEBS)}, **more)
+        for name in ("one", "two")
+    )
+    assert doit(one, "image:debian").returncode == 0
+    done = doit(one, "export", "cas", "../out")
+    assert done.returncode == 0, done.stdout
+    shutil.rmtree(packages.root)
+    shutil.move(tmp_path / "one", tmp_path / "gone")
+    environ = {**os.environ, "FETCH_OFFLINE": "1", "FETCH_STORE": (tmp_path / "out").as_uri()}
+    words = ["unshare", "--net", shutil.which("doit") or "doit", "image:debian"]
+    made = subprocess.run(words, cwd=two, env=environ, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert archive_of(two, "debian").read_bytes() == archive_of(tmp_path / "gone", "debian").read_bytes()
+
+
 def layers_of(directory: Path, name: str) -> list[tuple[str, bytes]]:
     """Return media type and content of each layer of an image in an exported layout."""
 

@@ -26,7 +26,7 @@ from tasks_lib.debian.lock import (
     require_current,
 )
 from tasks_lib.debian.repository import REPOSITORY_VERSION, write_repository
-from tasks_lib.definitions import Debian, Fetch
+from tasks_lib.definitions import Debian, Fetch, StaticUrl
 from tasks_lib.definitions.debian_fields import SNAPSHOT_ID
 from tasks_lib.digest import Digest
 from tasks_lib.errors import (
@@ -174,10 +174,25 @@ def list_members(source: Debian, directory: Path) -> list[Member]:
     `directory` is that to which the path of the lock is relative.
     """
     try:
-        lock = read_lock(directory / source.lock_file)
-        return [*list_index_members(source, lock).values(), *list_package_members(source, lock).values()]
+        return _list_locked(source, read_lock(directory / source.lock_file))
     except FetchError:
         return []  # the step reports it
+
+
+def obtain_locked_files(context: Context, definition: Fetch, source: Debian, progress: Progress) -> list[StaticUrl]:
+    """Bring the indexes and packages of a definition into the cache; return them as downloads.
+
+    Raises:
+        LockStaleError, LockMismatchError, UnsafePathError: as `read_lock`.
+        AllSourcesFailedError, OfflineError, CacheUnavailableError, CancelledError: as `obtain_members`.
+    """
+    members = _list_locked(source, read_lock(Path(source.lock_file)))
+    obtain_members(context, definition, members, progress, hint=_advise(definition))
+    return [one.download for one in members]
+
+
+def _list_locked(source: Debian, lock: Lock) -> list[Member]:
+    return [*list_index_members(source, lock).values(), *list_package_members(source, lock).values()]
 
 
 def needs_packages(context: Context, definition: Fetch, source: Debian, artifact: Artifact) -> bool:
