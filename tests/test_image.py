@@ -156,6 +156,35 @@ def test_layout(tmp_path: Path) -> None:
     assert entries(layers[1]) == {
         "usr": "5 755", "usr/local": "5 755", "usr/local/bin": "5 755", "usr/local/bin/tool": "0 755"
     }  # fmt: skip
+    assert [one["comment"] for one in config["history"]] == ["layer /opt/x", "layer /usr/local/bin"]
+    files = entries(archive_of(tmp_path).read_bytes())
+    blobs = [one["digest"].replace(":", "/") for one in (descriptor, manifest["config"], *manifest["layers"])]
+    names = {"index.json", "oci-layout", *(f"blobs/{one}" for one in blobs)}
+    assert files == {"blobs": "5 755", "blobs/sha256": "5 755", **dict.fromkeys(names, "0 644")}
+
+
+def test_options_of_a_layer(tmp_path: Path) -> None:
+    """The options of a definition apply to its artifact in a layer, too; `extract: false` places an archive."""
+    image = LAYERS + "  - {fetches: [pkg, data, {artifact: outward, extract: false}, far], dest: /opt}\n"
+    outward = tar([Member("etc", kind=b"2", target="../../../etc")])
+    root = project(tmp_path, image, more={"outward": outward, "far": outward})
+    file = root / "fetchdefs/fetch/all.yml"
+    text = file.read_text().replace("    strip-components: 1\n", "    strip-components: 1\n    add-prefix: top/\n")
+    text = text.replace(f"size: {len(DATA)}\n", f"size: {len(DATA)}\n    executable: true\n")
+    file.write_text(f"{text}    archive: {{outward-symlinks: keep}}\n")
+    assert doit(root, "image:x").returncode == 0
+    assert entries(read(archive_of(root, "x"))[3][0]) == {
+        "opt": "5 755",
+        "opt/data": "0 755",
+        "opt/etc": "2 777 ../../../etc",
+        "opt/outward.tar": "0 644",
+        "opt/top": "5 755",
+        "opt/top/bin": "5 755",
+        "opt/top/bin/hi": "0 755",
+        "opt/top/bin/hi2": "1 755 opt/top/bin/hi",
+        "opt/top/bin/hi3": "2 777 hi",
+        "opt/top/doc": "0 644",
+    }
 
 
 def test_same_digest_elsewhere(tmp_path: Path) -> None:
@@ -394,6 +423,7 @@ def test_base(tmp_path: Path) -> None:
     _, manifest, config, (root, tool) = read(archive_of(one, "debian"))
     with tarfile.open(fileobj=io.BytesIO(root)) as opened:
         assert {"usr/bin/greet", "usr/lib/libgreet.so", "usr/share/greet"} <= set(opened.getnames())
+        assert opened.getmember("var/lib/dpkg/status").mtime == 1793521800  # the date of the lock
     assert list(entries(tool)) == ["usr", "usr/bin", "usr/bin/tool"]
     assert (config["architecture"], config["created"]) == ("amd64", "2026-11-01T08:30:00Z")
     shutil.rmtree(packages.root)
@@ -439,7 +469,11 @@ def layers_of(directory: Path, name: str) -> list[tuple[str, bytes]]:
     index = json.loads((directory / "index.json").read_bytes())
     reference = "org.opencontainers.image.ref.name"
     manifest = next(one for one in index["manifests"] if one["annotations"][reference] == name)
-    return [(one["mediaType"], blob(one)) for one in json.loads(blob(manifest))["layers"]]
+    layers = [(one["mediaType"], blob(one)) for one in json.loads(blob(manifest))["layers"]]
+    config = json.loads(blob(json.loads(blob(manifest))["config"]))
+    texts = [decompressed(content, kind.rpartition(".tar")[2].lstrip("+")) for kind, content in layers]
+    assert config["rootfs"]["diff_ids"] == [f"sha256:{hashlib.sha256(text).hexdigest()}" for text in texts]
+    return layers
 
 
 def decompressed(content: bytes, compression: str) -> bytes:
@@ -482,6 +516,8 @@ def test_export_of_some_images(tmp_path: Path) -> None:
     project(tmp_path, more)
     assert doit(tmp_path, "export", "oci", "out").returncode == 0
     assert names_of(tmp_path / "out") == first
+    assert doit(tmp_path, "export", "oci", "out", "--compression", "gzip").returncode == 0
+    assert [kind[-5:] for kind, _ in layers_of(tmp_path / "out", "other")] == ["+gzip"]
     unknown = doit(tmp_path, "export", "oci", "out", "smal")
     assert (unknown.returncode, "no image definition is named 'smal'" in unknown.stdout) == (3, True)
     for words in (("cas", "x", "--compression", "gzip"), ("oci", "x", "--url-base", "https://h/")):
