@@ -21,6 +21,7 @@ import doit_fetch
 from tasks_lib import recipe
 from tasks_lib.definitions import Image, ImageConfig
 from tasks_lib.errors import DefinitionError
+from tasks_lib.image.rootfs import mmdebstrap_version
 from tasks_lib.incremental.definition_files import load
 from tests.archives import Member, tar
 from tests.debian_project import DEBS, define, mirror
@@ -352,6 +353,14 @@ FAULTS: dict[str, tuple[str, str]] = {
     "empty layer": ("layers: [{fetches: [], dest: /opt}]", "has no fetches"),
     "unknown fetch": ("layers: [{fetches: [pgk], dest: /opt}]", "unknown fetch 'pgk'"),
     "unknown toolchain": ("layers: [{toolchain: tol, dest: /opt}]", "unknown toolchain 'tol'"),
+    "a version without a base": (
+        "mmdebstrap: 1.3.5\n  layers: [{fetches: [pkg], dest: /opt}]",
+        "has `mmdebstrap` without `base`",
+    ),
+    "a version that is none": (
+        "mmdebstrap: 1.3.5-7\n  base: pkg",
+        "invalid version '1.3.5-7'",
+    ),
     "unknown base": ("base: debain\n  layers: [{fetches: [pkg], dest: /opt}]", "unknown fetch 'debain'"),
     "listed twice": ("layers: [{fetches: [pkg, pkg], dest: /opt}]", "'pkg' is listed twice"),
     "unknown key": ("layers: [{fetches: [pkg], dst: /opt}]", "layers.1.dst: unknown key"),
@@ -431,6 +440,38 @@ def test_base(tmp_path: Path) -> None:
     after = read(archive_of(two, "debian"))[1]["layers"]
     assert (after[0], after[1] != manifest["layers"][1]) == (manifest["layers"][0], True)
     assert is_adopted(two, after[0]["digest"])
+
+
+@pytest.mark.slow
+@needs_mmdebstrap
+def test_base_without_mmdebstrap(tmp_path: Path) -> None:
+    """An image that pins the version of mmdebstrap needs the program only where its lowest layer is made."""
+    packages, variables = mirror(tmp_path / "mirror"), shared_store(tmp_path)
+    version = mmdebstrap_version(None)
+    image = f"debian:\n  description: x\n  base: debs\n  mmdebstrap: {version}\n"
+    files = {"fetchdefs/image/a.yml": image, "fetchdefs/keys/store/ci.pub": (tmp_path / "ci.key.pub").read_text()}
+    one, two = (
+        debian_project(tmp_path / name, define(packages.url), {"stable": (packages.root, DEBS)}, **files)
+        for name in ("one", "two")
+    )
+    hidden = ("unshare", "--mount", "sh", "-ec", 'mount --bind /dev/null "$1" && shift && exec "$@"', "sh")
+    mmdebstrap = shutil.which("mmdebstrap") or ""
+
+    def without(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [*hidden, mmdebstrap, shutil.which("doit") or "doit", *words]
+        return subprocess.run(
+            command, cwd=root, env={**os.environ, **variables}, capture_output=True, text=True, check=False
+        )
+
+    missing = without(one, "image:debian")
+    assert (missing.returncode, "mmdebstrap is not installed" in missing.stdout) == (1, True), missing.stdout
+    assert doit(one, "image:debian", **variables).returncode == 0
+    made = without(two, "image:debian")
+    assert made.returncode == 0, made.stdout
+    assert archive_of(one, "debian").read_bytes() == archive_of(two, "debian").read_bytes()
+    written(two, {"fetchdefs/image/a.yml": image.replace(version, "9.9")})
+    other = doit(two, "image:debian", **variables)
+    assert (other.returncode, f"made by mmdebstrap 9.9, but {version} is installed" in other.stdout) == (1, True)
 
 
 @pytest.mark.slow
