@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,28 +28,16 @@ from tests.debian_update import (
     LOCK,
     Project,
     change,
-    make_project,
+    here,
+    keys,
     needs_apt,
     read,
     release_of,
     revoked,
-    signing_keys,
 )
-from tests.keys import Keyring, keyring
-from tests.origin import Origin
+from tests.keys import keyring
 
-
-@pytest.fixture(scope="module")
-def keys() -> Iterator[Keyring]:
-    """Yield the keys of these tests."""
-    with signing_keys() as made:
-        yield made
-
-
-@pytest.fixture
-def here(tmp_path: Path, keys: Keyring, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """Return a project and its mirror."""
-    return make_project(tmp_path, keys, origin, monkeypatch)
+__all__ = ["here", "keys"]
 
 
 # --- signatures ---------------------------------------------------------------------------------
