@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -16,11 +17,13 @@ from tasks_lib.debian.lock import (
     LockedIndex,
     LockedPackage,
     LockedRelease,
+    decode_lock,
     definition_digest,
     encode_lock,
     parse_lock,
 )
 from tasks_lib.definitions import Debian
+from tasks_lib.errors import FetchError
 from tasks_lib.incremental.definition_files import load
 from tests.debian_mirror import Deb, DebianMirror
 from tests.keys import Keyring
@@ -115,17 +118,12 @@ def edit(top: Path, **changes: object) -> None:
     path.write_bytes(encode_lock(msgspec.structs.replace(parse_lock(path.read_bytes(), "lock"), **changes)))
 
 
-def edit_text(top: Path, edit_lock: Callable[[dict[str, Any]], object], *, resealed: bool) -> None:
-    """Edit the lock as JSON; `resealed` writes the digest of the edited lock, too."""
+def edit_json(top: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Edit the lock as JSON, and write it as `doit update` does, if that is possible."""
     path = top / LOCK
     lock = json.loads(path.read_text())
-    edit_lock(lock)
-    if resealed:
-        lock["digest"] = digest_of({name: value for name, value in lock.items() if name != "digest"})
-    path.write_text(json.dumps(lock))
-
-
-def digest_of(lock: object) -> str:
-    """Return the digest of a lock, computed as docs/how-to/debian.md says."""
-    text = json.dumps(lock, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    change(lock)
+    text = json.dumps(lock).encode()
+    with contextlib.suppress(FetchError):
+        text = encode_lock(decode_lock(text, "lock"))
+    path.write_bytes(text)

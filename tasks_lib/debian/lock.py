@@ -112,7 +112,7 @@ class LockedPackage(LockedFile, frozen=True, kw_only=True, forbid_unknown_fields
 class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The content of a lock.
 
-    `definition` is the digest of the definition that it was made for, `digest` the one that its text has, "" if none.
+    `definition` is the digest of the definition that it was made for, `digest` the one in its text, "" for none.
     """
 
     version: int
@@ -188,10 +188,10 @@ def parse_lock(text: bytes, name: str) -> Lock:
         UnsafePathError: a path in it leaves the repository.
     """
     lock = decode_lock(text, name)
-    if lock.digest != (actual := content_digest(lock)):
+    if text != encode_lock(lock):  # has another digest, a key twice, or another form
         raise LockMismatchError(
-            f"{escape_text(name)} was edited: its digest is {escape_text(lock.digest)[:16] or 'missing'}, "
-            f"that of its content is {actual[:16]}",
+            f"{escape_text(name)} was edited: `doit update` writes its content differently, with the digest "
+            f"{content_digest(lock)[:16]}...",
             hint="restore it, or resolve the packages again with: doit update NAME",
         )
     return lock
