@@ -483,6 +483,7 @@ SECTIONS: Final = (
         {
             "description": "description: MPC on a minimal Debian",
             "base": "base: image-packages",
+            "mmdebstrap": "mmdebstrap: 1.3.5\nbase: image-packages",
             "layers": "layers: [{fetches: [gmp], dest: /opt/gmp}]",
             "config": "config: {cmd: [/bin/sh]}",
             "attributes": "attributes: {cached_task: false}",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
@@ -15,11 +17,13 @@ from tasks_lib.debian.lock import (
     LockedIndex,
     LockedPackage,
     LockedRelease,
+    decode_lock,
     definition_digest,
     encode_lock,
     parse_lock,
 )
 from tasks_lib.definitions import Debian
+from tasks_lib.errors import FetchError
 from tasks_lib.incremental.definition_files import load
 from tests.debian_mirror import Deb, DebianMirror
 from tests.keys import Keyring
@@ -109,6 +113,17 @@ def release(root: Path, suite: str, packing: str = ".xz") -> LockedRelease:
 
 
 def edit(top: Path, **changes: object) -> None:
-    """Change fields of the lock."""
+    """Change fields of the lock, and its digest accordingly."""
     path = top / LOCK
     path.write_bytes(encode_lock(msgspec.structs.replace(parse_lock(path.read_bytes(), "lock"), **changes)))
+
+
+def edit_json(top: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Edit the lock as JSON, and write it as `doit update` does, if that is possible."""
+    path = top / LOCK
+    lock = json.loads(path.read_text())
+    change(lock)
+    text = json.dumps(lock).encode()
+    with contextlib.suppress(FetchError):
+        text = encode_lock(decode_lock(text, "lock"))
+    path.write_bytes(text)

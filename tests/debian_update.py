@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -13,9 +12,7 @@ from typing import Any
 import pytest
 
 from tasks_lib.debian.lock import Lock, parse_lock
-from tasks_lib.errors import (
-    FetchError,
-)
+from tasks_lib.errors import FetchError
 from tasks_lib.pins.commits import Target
 from tasks_lib.pins.update import Updated, UpdateRequest, update
 from tests.debian_mirror import Deb, DebianMirror, write
@@ -91,8 +88,8 @@ def read() -> Lock:
     return parse_lock(Path(LOCK).read_bytes(), LOCK)
 
 
-@contextlib.contextmanager
-def signing_keys() -> Iterator[Keyring]:
+@pytest.fixture(scope="module")
+def keys() -> Iterator[Keyring]:
     """Yield the keys of these tests; `revoked` is revoked by `revoked()` only."""
     with keyring() as made:
         for name in ("archive", "second", "stranger", "revoked"):
@@ -101,7 +98,8 @@ def signing_keys() -> Iterator[Keyring]:
         yield made
 
 
-def make_project(tmp_path: Path, keys: Keyring, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> Project:
+@pytest.fixture
+def here(tmp_path: Path, keys: Keyring, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> Project:
     """Return a project in the current directory, and a mirror that is signed with the key `archive`."""
     top = tmp_path / "project"
     top.mkdir()

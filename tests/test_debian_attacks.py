@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,28 +28,16 @@ from tests.debian_update import (
     LOCK,
     Project,
     change,
-    make_project,
+    here,
+    keys,
     needs_apt,
     read,
     release_of,
     revoked,
-    signing_keys,
 )
-from tests.keys import Keyring, keyring
-from tests.origin import Origin
+from tests.keys import keyring
 
-
-@pytest.fixture(scope="module")
-def keys() -> Iterator[Keyring]:
-    """Yield the keys of these tests."""
-    with signing_keys() as made:
-        yield made
-
-
-@pytest.fixture
-def here(tmp_path: Path, keys: Keyring, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """Return a project and its mirror."""
-    return make_project(tmp_path, keys, origin, monkeypatch)
+__all__ = ["here", "keys"]
 
 
 # --- signatures ---------------------------------------------------------------------------------
@@ -206,6 +194,19 @@ def test_a_damaged_lock(here: Project) -> None:
     here.update()
     change(Path(LOCK), b'"version": 1\n', b'"version": 1\n<<<<<<<')
     here.refused(LockMismatchError, "restore it, or delete it")
+
+
+@needs_apt
+def test_an_edited_lock(here: Project) -> None:
+    """An update resolves the packages of an edited lock again, and compares the dates that it has."""
+    here.update()
+    text = Path(LOCK).read_bytes()
+    change(Path(LOCK), b'"version": "1.4"', b'"version": "1.3"')
+    assert here.update().changes == {"libhello:amd64": ("1.3", "1.4")}
+    assert Path(LOCK).read_bytes() == text
+    change(Path(LOCK), b'"version": "1.4"', b'"version": "1.3"')
+    here.mirror.publish(DEBS, date=DATE - timedelta(seconds=1))
+    here.refused(ReleaseRolledBackError)
 
 
 # --- indexes ------------------------------------------------------------------------------------

@@ -6,10 +6,12 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -28,7 +30,20 @@ from tasks_lib.errors import (
     UnsafePathError,
 )
 from tests.debian_mirror import Deb
-from tests.debian_project import DATA, DEBS, GREET, LIBGREET, LOCK, define, edit, locked, mirror, project, release
+from tests.debian_project import (
+    DATA,
+    DEBS,
+    GREET,
+    LIBGREET,
+    LOCK,
+    define,
+    edit,
+    edit_json,
+    locked,
+    mirror,
+    project,
+    release,
+)
 from tests.origin import Origin, reply
 from tests.project import doit, ran, written
 
@@ -156,6 +171,7 @@ def test_apt_installs_from_the_repository(tmp_path: Path) -> None:
 
 OTHER = "0" * 64
 Line = dict[str, object]
+MORE = Deb("aa-more")
 #: What is edited in the line of `libgreet` -> the error and a part of its message.
 EDITS: dict[str, tuple[Callable[[Line], Line], type[FetchError], str]] = {
     "version": (lambda one: _with(one, version="1.1"), LockMismatchError, "expected version '1.1', the index has '1.0'"),
@@ -188,12 +204,44 @@ def test_a_changed_lock_is_fetched_by_the_next_run(top: Path) -> None:
 
 @pytest.mark.parametrize("what", EDITS)
 def test_an_edited_lock_is_noticed(top: Path, what: str) -> None:
-    """Each value of a line is compared with the index, and no path leaves the repository."""
+    """Each value of a line is compared with the index, and no path leaves the repository, whatever the digest is."""
     change, kind, text = EDITS[what]
-    lock = json.loads((top / LOCK).read_text())
-    lock["packages"] = [change(one) if one["package"] == "libgreet" else one for one in lock["packages"]]
-    (top / LOCK).write_text(json.dumps(lock))
+
+    def edit_line(lock: dict[str, Any]) -> None:
+        lock["packages"] = [change(one) if one["package"] == "libgreet" else one for one in lock["packages"]]
+
+    edit_json(top, edit_line)
     refused(top, kind, text)
+
+
+#: Edits of the text that no index can show.
+UNSEEN: dict[str, tuple[str, str]] = {
+    "a line is removed": (r'(?m)^.*"greet-data".*\n', ""),
+    "all lines are removed": (r'(?s)"packages": \[.*?\]', '"packages": []'),
+    "a package of the index is added": (r'("packages": \[)', rf"\1{json.dumps(msgspec.to_builtins(locked(MORE)))},"),
+    "another date": ("2026-11-01T", "2026-11-02T"),
+    "another signer": ("A{39}B", "B" * 40),
+    "another URI": ('"uri": ""', '"uri": "https://example.org/"'),
+    "another InRelease": ('"size": 0', '"size": 1'),
+    "no digest": ('(?m)^ "digest.*\\n', ""),
+    "another digest": ('"digest": "..', '"digest": "\\\\u001b[31m'),
+    "a key twice": ('"version": 1', '"version": 2, "version": 1'),
+    "packages twice": (r'"packages": ', '"packages": [], "packages": '),
+    "another form": (r"\n +", " "),
+}
+
+
+@pytest.mark.parametrize("what", UNSEEN)
+def test_an_edit_that_no_index_shows_is_noticed(tmp_path: Path, what: str) -> None:
+    """A lock is what `doit update` writes, with its digest; the message names the command that makes it again."""
+    root = mirror(tmp_path / "mirror", [*DEBS, MORE]).root
+    top = project(tmp_path / "project", define(root.as_uri()), {"stable": (root, DEBS)})
+    text = (top / LOCK).read_text()
+    edited = re.sub(*UNSEEN[what], text)
+    json.loads(edited)
+    assert edited != text
+    (top / LOCK).write_text(edited)
+    refused(top, LockMismatchError, r"debs\.lock was edited: .*\n.*doit update NAME$")
 
 
 def test_an_added_package_is_noticed(top: Path) -> None:
@@ -381,6 +429,37 @@ def test_a_group_of_local_directories_needs_no_network(tmp_path: Path, root: Pat
     files = {"fetchdefs/mirrors.yml": f"groups: {{debian: {{urls: ['{root.as_uri()}/']}}}}\n"}
     top = project(tmp_path / "project", define("mirror://debian/"), {"stable": (root, DEBS)}, **files)
     assert ran(doit(top, "offline=1")) == ["fetch:debs"]
+
+
+def test_an_export_has_the_packages(tmp_path: Path, root: Path) -> None:
+    """`cas` has packages and indexes by digest, which `prove` and a checkout without a mirror are fed with."""
+    text = define(root.as_uri())
+    top = project(tmp_path / "one", text, {"stable": (root, DEBS)})
+    done = doit(top, "export", "cas", "../out")
+    assert done.returncode == 0, done.stdout
+    names = {path.name for path in (tmp_path / "out/cas").iterdir()}
+    assert {hashlib.sha256(deb.content).hexdigest() for deb in DEBS} < names and len(names) == 4
+    files = {"pyproject.toml": f"[tool.doit-fetch]\n{done.stdout.splitlines()[-1]}\n"}
+    other = project(tmp_path / "two", text, {"stable": (root, DEBS)}, **files)
+    shutil.rmtree(root)
+    assert ran(doit(other, "offline=1")) == ["fetch:debs"]
+    for path in (top, other):
+        (path / "pyproject.toml").unlink(missing_ok=True)
+        assert doit(path, "prove", "--from", "../out").stdout.startswith("proven: "), path
+    artifacts = [next((path / "build").rglob("debs.tar.zst")).read_bytes() for path in (top, other)]
+    assert artifacts[0] == artifacts[1]
+    (tmp_path / "out/cas" / hashlib.sha256(GREET.content).hexdigest()).unlink()
+    assert "missing: debs\n" in doit(top, "prove", "--from", "../out").stdout
+    refused = doit(top, "export", "bazel", "../other", "debs")
+    assert (refused.returncode, "debs cannot be exported: it is not one download" in refused.stdout) == (1, True)
+    assert "use another layout: cas has all" in refused.stdout
+
+
+def test_an_export_needs_a_lock(top: Path) -> None:
+    """An export does not leave out a definition without a lock, or with a stale one, silently."""
+    (top / LOCK).unlink()
+    done = doit(top, "export", "cas", "../out")
+    assert (done.returncode, "debs.lock does not exist" in done.stdout) == (1, True), done.stdout
 
 
 def test_prune_keeps_what_the_lock_names(top: Path) -> None:

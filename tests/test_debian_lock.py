@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -180,10 +181,25 @@ def test_the_text_of_a_lock(tmp_path: Path) -> None:
         '  {"architecture": "amd64", "package": "git", "path": "pool/main/git_1%3a1.0_amd64.deb", "release": "bookworm",'
         f' "sha256": "{SHA}", "size": 7, "source": "git", "version": "1:1.0"}},'
     ]
-    assert list(json.loads(text)) == ["definition", "packages", "releases", "version"]
+    assert list(json.loads(text)) == ["definition", "digest", "packages", "releases", "version"]
     assert text.endswith(b"}\n")
     (tmp_path / "a.lock").write_bytes(text)
-    assert read_lock(tmp_path / "a.lock") == made
+    found = read_lock(tmp_path / "a.lock")
+    assert msgspec.structs.replace(found, digest="") == made
+    assert encode_lock(found) == text
+
+
+def test_the_digest_of_a_lock() -> None:
+    """It is that of the JSON without it, with sorted keys and without blanks; golden for version 1 of the format."""
+    fields = json.loads(encode_lock(lock(package("git"), package("zstd", path="pool/\u00e9/zstd.deb"))))
+    text = json.dumps(
+        {name: value for name, value in fields.items() if name != "digest"},
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=False,
+    )
+    assert fields["digest"] == hashlib.sha256(text.encode()).hexdigest()
+    assert fields["digest"][:16] == "6dd341de4b48fad8"
 
 
 def test_a_missing_lock(tmp_path: Path) -> None:

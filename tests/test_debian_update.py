@@ -7,7 +7,6 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -32,28 +31,16 @@ from tests.debian_update import (
     LIBRARY,
     LOCK,
     Project,
-    make_project,
+    here,
+    keys,
     needs_apt,
     read,
     release_of,
-    signing_keys,
 )
-from tests.keys import Keyring
-from tests.origin import Origin, reply
+from tests.origin import reply
 from tests.project import ROOT, doit
 
-
-@pytest.fixture(scope="module")
-def keys() -> Iterator[Keyring]:
-    """Yield the keys of these tests."""
-    with signing_keys() as made:
-        yield made
-
-
-@pytest.fixture
-def here(tmp_path: Path, keys: Keyring, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """Return a project and its mirror."""
-    return make_project(tmp_path, keys, origin, monkeypatch)
+__all__ = ["here", "keys"]
 
 
 # --- what a lock has ----------------------------------------------------------------------------

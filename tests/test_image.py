@@ -21,6 +21,7 @@ import doit_fetch
 from tasks_lib import recipe
 from tasks_lib.definitions import Image, ImageConfig
 from tasks_lib.errors import DefinitionError
+from tasks_lib.image.rootfs import mmdebstrap_version
 from tasks_lib.incremental.definition_files import load
 from tests.archives import Member, tar
 from tests.debian_project import DEBS, define, mirror
@@ -156,6 +157,35 @@ def test_layout(tmp_path: Path) -> None:
     assert entries(layers[1]) == {
         "usr": "5 755", "usr/local": "5 755", "usr/local/bin": "5 755", "usr/local/bin/tool": "0 755"
     }  # fmt: skip
+    assert [one["comment"] for one in config["history"]] == ["layer /opt/x", "layer /usr/local/bin"]
+    files = entries(archive_of(tmp_path).read_bytes())
+    blobs = [one["digest"].replace(":", "/") for one in (descriptor, manifest["config"], *manifest["layers"])]
+    names = {"index.json", "oci-layout", *(f"blobs/{one}" for one in blobs)}
+    assert files == {"blobs": "5 755", "blobs/sha256": "5 755", **dict.fromkeys(names, "0 644")}
+
+
+def test_options_of_a_layer(tmp_path: Path) -> None:
+    """The options of a definition apply to its artifact in a layer, too; `extract: false` places an archive."""
+    image = LAYERS + "  - {fetches: [pkg, data, {artifact: outward, extract: false}, far], dest: /opt}\n"
+    outward = tar([Member("etc", kind=b"2", target="../../../etc")])
+    root = project(tmp_path, image, more={"outward": outward, "far": outward})
+    file = root / "fetchdefs/fetch/all.yml"
+    text = file.read_text().replace("    strip-components: 1\n", "    strip-components: 1\n    add-prefix: top/\n")
+    text = text.replace(f"size: {len(DATA)}\n", f"size: {len(DATA)}\n    executable: true\n")
+    file.write_text(f"{text}    archive: {{outward-symlinks: keep}}\n")
+    assert doit(root, "image:x").returncode == 0
+    assert entries(read(archive_of(root, "x"))[3][0]) == {
+        "opt": "5 755",
+        "opt/data": "0 755",
+        "opt/etc": "2 777 ../../../etc",
+        "opt/outward.tar": "0 644",
+        "opt/top": "5 755",
+        "opt/top/bin": "5 755",
+        "opt/top/bin/hi": "0 755",
+        "opt/top/bin/hi2": "1 755 opt/top/bin/hi",
+        "opt/top/bin/hi3": "2 777 hi",
+        "opt/top/doc": "0 644",
+    }
 
 
 def test_same_digest_elsewhere(tmp_path: Path) -> None:
@@ -323,6 +353,14 @@ FAULTS: dict[str, tuple[str, str]] = {
     "empty layer": ("layers: [{fetches: [], dest: /opt}]", "has no fetches"),
     "unknown fetch": ("layers: [{fetches: [pgk], dest: /opt}]", "unknown fetch 'pgk'"),
     "unknown toolchain": ("layers: [{toolchain: tol, dest: /opt}]", "unknown toolchain 'tol'"),
+    "a version without a base": (
+        "mmdebstrap: 1.3.5\n  layers: [{fetches: [pkg], dest: /opt}]",
+        "has `mmdebstrap` without `base`",
+    ),
+    "a version that is none": (
+        "mmdebstrap: 1.3.5-7\n  base: pkg",
+        "invalid version '1.3.5-7'",
+    ),
     "unknown base": ("base: debain\n  layers: [{fetches: [pkg], dest: /opt}]", "unknown fetch 'debain'"),
     "listed twice": ("layers: [{fetches: [pkg, pkg], dest: /opt}]", "'pkg' is listed twice"),
     "unknown key": ("layers: [{fetches: [pkg], dst: /opt}]", "layers.1.dst: unknown key"),
@@ -394,6 +432,7 @@ def test_base(tmp_path: Path) -> None:
     _, manifest, config, (root, tool) = read(archive_of(one, "debian"))
     with tarfile.open(fileobj=io.BytesIO(root)) as opened:
         assert {"usr/bin/greet", "usr/lib/libgreet.so", "usr/share/greet"} <= set(opened.getnames())
+        assert opened.getmember("var/lib/dpkg/status").mtime == 1793521800  # the date of the lock
     assert list(entries(tool)) == ["usr", "usr/bin", "usr/bin/tool"]
     assert (config["architecture"], config["created"]) == ("amd64", "2026-11-01T08:30:00Z")
     shutil.rmtree(packages.root)
@@ -401,6 +440,63 @@ def test_base(tmp_path: Path) -> None:
     after = read(archive_of(two, "debian"))[1]["layers"]
     assert (after[0], after[1] != manifest["layers"][1]) == (manifest["layers"][0], True)
     assert is_adopted(two, after[0]["digest"])
+
+
+@pytest.mark.slow
+@needs_mmdebstrap
+def test_base_without_mmdebstrap(tmp_path: Path) -> None:
+    """An image that pins the version of mmdebstrap needs the program only where its lowest layer is made."""
+    packages, variables = mirror(tmp_path / "mirror"), shared_store(tmp_path)
+    version = mmdebstrap_version(None)
+    image = f"debian:\n  description: x\n  base: debs\n  mmdebstrap: {version}\n"
+    files = {"fetchdefs/image/a.yml": image, "fetchdefs/keys/store/ci.pub": (tmp_path / "ci.key.pub").read_text()}
+    one, two = (
+        debian_project(tmp_path / name, define(packages.url), {"stable": (packages.root, DEBS)}, **files)
+        for name in ("one", "two")
+    )
+    hidden = ("unshare", "--mount", "sh", "-ec", 'mount --bind /dev/null "$1" && shift && exec "$@"', "sh")
+    mmdebstrap = shutil.which("mmdebstrap") or ""
+
+    def without(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [*hidden, mmdebstrap, shutil.which("doit") or "doit", *words]
+        return subprocess.run(
+            command, cwd=root, env={**os.environ, **variables}, capture_output=True, text=True, check=False
+        )
+
+    missing = without(one, "image:debian")
+    assert (missing.returncode, "mmdebstrap is not installed" in missing.stdout) == (1, True), missing.stdout
+    assert doit(one, "image:debian", **variables).returncode == 0
+    made = without(two, "image:debian")
+    assert made.returncode == 0, made.stdout
+    assert archive_of(one, "debian").read_bytes() == archive_of(two, "debian").read_bytes()
+    written(two, {"fetchdefs/image/a.yml": image.replace(version, "9.9")})
+    other = doit(two, "image:debian", **variables)
+    assert (other.returncode, f"made by mmdebstrap 9.9, but {version} is installed" in other.stdout) == (1, True)
+
+
+@pytest.mark.slow
+@needs_mmdebstrap
+def test_base_from_an_export(tmp_path: Path) -> None:
+    """A second checkout that is fed only by an export makes the same image, in a namespace without a network."""
+    packages = mirror(tmp_path / "mirror")
+    (tmp_path / "mirror/doc").write_bytes(TREE)
+    image = "debian:\n  description: x\n  base: debs\n  layers: [{fetches: [pkg], dest: /opt}]\n"
+    more = {"fetchdefs/image/a.yml": image}
+    more["fetchdefs/fetch/pkg.yml"] = definition("pkg", f"{packages.url}/doc", TREE, "    artifact-name: pkg.tar\n")
+    one, two = (
+        debian_project(tmp_path / name, define(packages.url), {"stable": (packages.root, DEBS)}, **more)
+        for name in ("one", "two")
+    )
+    assert doit(one, "image:debian").returncode == 0
+    done = doit(one, "export", "cas", "../out")
+    assert done.returncode == 0, done.stdout
+    shutil.rmtree(packages.root)
+    shutil.move(tmp_path / "one", tmp_path / "gone")
+    environ = {**os.environ, "FETCH_OFFLINE": "1", "FETCH_STORE": (tmp_path / "out").as_uri()}
+    words = ["unshare", "--net", shutil.which("doit") or "doit", "image:debian"]
+    made = subprocess.run(words, cwd=two, env=environ, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert archive_of(two, "debian").read_bytes() == archive_of(tmp_path / "gone", "debian").read_bytes()
 
 
 def layers_of(directory: Path, name: str) -> list[tuple[str, bytes]]:
@@ -414,7 +510,11 @@ def layers_of(directory: Path, name: str) -> list[tuple[str, bytes]]:
     index = json.loads((directory / "index.json").read_bytes())
     reference = "org.opencontainers.image.ref.name"
     manifest = next(one for one in index["manifests"] if one["annotations"][reference] == name)
-    return [(one["mediaType"], blob(one)) for one in json.loads(blob(manifest))["layers"]]
+    layers = [(one["mediaType"], blob(one)) for one in json.loads(blob(manifest))["layers"]]
+    config = json.loads(blob(json.loads(blob(manifest))["config"]))
+    texts = [decompressed(content, kind.rpartition(".tar")[2].lstrip("+")) for kind, content in layers]
+    assert config["rootfs"]["diff_ids"] == [f"sha256:{hashlib.sha256(text).hexdigest()}" for text in texts]
+    return layers
 
 
 def decompressed(content: bytes, compression: str) -> bytes:
@@ -457,6 +557,8 @@ def test_export_of_some_images(tmp_path: Path) -> None:
     project(tmp_path, more)
     assert doit(tmp_path, "export", "oci", "out").returncode == 0
     assert names_of(tmp_path / "out") == first
+    assert doit(tmp_path, "export", "oci", "out", "--compression", "gzip").returncode == 0
+    assert [kind[-5:] for kind, _ in layers_of(tmp_path / "out", "other")] == ["+gzip"]
     unknown = doit(tmp_path, "export", "oci", "out", "smal")
     assert (unknown.returncode, "no image definition is named 'smal'" in unknown.stdout) == (3, True)
     for words in (("cas", "x", "--compression", "gzip"), ("oci", "x", "--url-base", "https://h/")):

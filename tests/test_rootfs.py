@@ -75,6 +75,8 @@ LEFT_OUT = {
     "a device": Member("dev/null", type=tarfile.CHRTYPE),
     "a link of devices": Member("dev/fd", type=tarfile.SYMTYPE, linkname="/proc/self/fd"),
     "a directory of devices": directory("dev/pts"),
+    "a process": Member("proc/1/stat", b"x"),
+    "a device of the kernel": directory("sys/class"),
     "a named pipe": Member("srv/pipe", type=tarfile.FIFOTYPE),
     "a log": Member("var/log/apt/term.log", b"x"),
     "a cache": Member("var/cache/debconf/config.dat", b"x"),
@@ -88,6 +90,8 @@ LEFT_OUT = {
     "options of mmdebstrap for dpkg": Member("etc/dpkg/dpkg.cfg.d/99mmdebstrap"),
     "a host key": Member("etc/ssh/ssh_host_rsa_key", b"secret"),
     "a manual": Member("usr/share/man/man1/ls.1.gz", b"x"),
+    "a page of info": Member("usr/share/info/ls.info", b"x"),
+    "the options of a linter": Member("usr/share/lintian/overrides/ls", b"x"),
     "documentation": Member("usr/share/doc/ls/NEWS", b"x"),
     "documentation below the name of a copyright": Member("usr/share/doc/ls/copyright/x", b"x"),
     "a translation": Member("usr/share/locale/de/LC_MESSAGES/ls.mo", b"x"),
@@ -129,10 +133,12 @@ def test_attributes() -> None:
             Member("ping", b"x", mode=0o4755, pax_headers={"SCHILY.xattr.security.capability": capabilities,
                                                             "SCHILY.xattr.user.note": "host"}, mtime=7.9),
             directory("tmp", 0o1777),
+            Member("x", type=tarfile.SYMTYPE, linkname="./y/"),
             latest=EPOCH,
         )
     )  # fmt: skip
-    assert list(found) == [".", "ping", "tmp", "z"]
+    assert list(found) == [".", "ping", "tmp", "x", "z"]
+    assert found["x"].linkname == "./y/"
     assert (found["z"].mtime, found["z"].uid, found["z"].gid, found["z"].uname, found["z"].gname) == (
         EPOCH, 42, 65534, "", "",
     )  # fmt: skip
@@ -142,8 +148,9 @@ def test_attributes() -> None:
 
 def test_a_time_after_the_start_is_clamped() -> None:
     """With an epoch in the future, what the program made gets the epoch, so that two runs are the same."""
-    found = entries(layer_of(Member("made", mtime=EPOCH - 5), Member("packaged", mtime=EPOCH - 20), latest=EPOCH - 10))
-    assert (found["made"].mtime, found["packaged"].mtime) == (EPOCH, EPOCH - 20)
+    times = {"made": EPOCH - 5, "before": EPOCH - 10, "packaged": EPOCH - 20}
+    found = entries(layer_of(*(Member(name, mtime=time) for name, time in times.items()), latest=EPOCH - 10))
+    assert {name: one.mtime for name, one in found.items()} == {**times, "made": EPOCH}
 
 
 def test_order_and_hard_links() -> None:

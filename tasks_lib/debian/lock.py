@@ -1,7 +1,8 @@
 """Locks: the packages that `doit update` resolved for a definition, and the signed indexes that they come from.
 
 A lock is JSON with sorted keys and one package on each line, so that merges and reviews show which packages change. The
-same packages are the same bytes. A lock needs no trust: its packages are compared with the indexes that it names.
+same packages are the same bytes. A lock needs no trust: its packages are compared with the indexes that it names. Its
+digest shows edits that the indexes cannot show, such as a line that was removed; it protects against accidents only.
 """
 
 from __future__ import annotations
@@ -108,11 +109,15 @@ class LockedPackage(LockedFile, frozen=True, kw_only=True, forbid_unknown_fields
         super().__post_init__()
 
 
-class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The content of a lock; `definition` is the digest of the definition that it was made for."""
+class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The content of a lock.
+
+    `definition` is the digest of the definition that it was made for, `digest` the one in its text, "" for none.
+    """
 
     version: int
     definition: str
+    digest: str = ""
     releases: tuple[LockedRelease, ...]
     packages: tuple[LockedPackage, ...]
 
@@ -150,8 +155,7 @@ def read_lock(path: Path) -> Lock:
     """Return a lock, which may be stale.
 
     Raises:
-        LockStaleError, LockMismatchError: as `read_lock_text`, or it is not a lock.
-        UnsafePathError: a path in it leaves the repository.
+        LockStaleError, LockMismatchError, UnsafePathError: as `read_lock_text` and `parse_lock`.
     """
     return parse_lock(read_lock_text(path), str(path))
 
@@ -177,7 +181,24 @@ def read_lock_text(path: Path) -> bytes:
 
 
 def parse_lock(text: bytes, name: str) -> Lock:
-    """Return the lock that a text is.
+    """Return the lock that a text is, as `doit update` wrote it.
+
+    Raises:
+        LockMismatchError: it is not a lock, or was edited.
+        UnsafePathError: a path in it leaves the repository.
+    """
+    lock = decode_lock(text, name)
+    if text != encode_lock(lock):  # has another digest, a key twice, or another form
+        raise LockMismatchError(
+            f"{escape_text(name)} was edited: `doit update` writes its content differently, with the digest "
+            f"{content_digest(lock)[:16]}...",
+            hint="restore it, or resolve the packages again with: doit update NAME",
+        )
+    return lock
+
+
+def decode_lock(text: bytes, name: str) -> Lock:
+    """Return the lock that a text is, which may have been edited.
 
     Raises:
         LockMismatchError: it is not a lock.
@@ -219,19 +240,24 @@ def require_current(lock: Lock, source: Debian) -> None:
         )
 
 
+def content_digest(lock: Lock) -> str:
+    """Return the digest of a lock: that of its JSON without the digest, with sorted keys and without blanks."""
+    return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(lock, digest=""), order="sorted")).hexdigest()
+
+
 def encode_lock(lock: Lock) -> bytes:
-    """Return a lock as text, the same for equal locks."""
+    """Return a lock as text with its digest, the same for equal locks."""
     return "".join(_write(lock)).encode()
 
 
 def _write(lock: Lock) -> Iterator[str]:
     """Yield the lines: one for each package, several for each release."""
-    lines = ",\n".join(
+    yield f'{{\n "definition": "{lock.definition}",\n "digest": "{content_digest(lock)}",\n "packages": [\n'
+    yield ",\n".join(
         "  " + json.dumps(msgspec.to_builtins(one), sort_keys=True, ensure_ascii=False) for one in lock.packages
     )
-    yield f'{{\n "definition": {json.dumps(lock.definition)},\n "packages": [\n{lines}\n ],\n "releases": '
     releases = json.dumps(msgspec.to_builtins(lock.releases), sort_keys=True, ensure_ascii=False, indent=1)
-    yield releases.replace("\n", "\n ")
+    yield '\n ],\n "releases": ' + releases.replace("\n", "\n ")
     yield f',\n "version": {lock.version}\n}}\n'
 
 

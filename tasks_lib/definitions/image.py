@@ -18,6 +18,8 @@ from tasks_lib.relpath import RelPath
 
 #: Names or numbers of a user and a group. Source: OCI image specification, "Image Configuration", `User`.
 _USER: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?"
+#: Versions as mmdebstrap prints them.
+_VERSION: Final = r"[0-9]{1,9}(\.[0-9]{1,9}){1,3}"
 #: Maximum number of layers below the base. Source: overlay2, Docker's limit of 128 lower directories; base and reserve.
 _MAX_LAYERS: Final = 120
 
@@ -43,6 +45,15 @@ def _user(node: Node, where: Location) -> str:
     text = read_text(node, where)
     if not re.fullmatch(_USER, text):
         raise FieldError(f"invalid user {text[:80]!r}", "write USER or USER:GROUP, names or numbers")
+    return text
+
+
+def _version(node: Node, where: Location) -> str:
+    text = read_text(node, where)
+    if not re.fullmatch(_VERSION, text):
+        raise FieldError(
+            f"invalid version {text[:80]!r}", "write it as `mmdebstrap --version` prints it, such as 1.3.5"
+        )
     return text
 
 
@@ -124,6 +135,9 @@ def _config(node: Node, where: Location) -> ImageConfig:
 IMAGE: Final[FieldTable] = {
     "description": TEXT.needed("describe the image in one line").about("the image in one line"),
     "base": NAME_FIELD.about("fetch of type `debian` whose packages make the root file system; none: from scratch"),
+    "mmdebstrap": Field(
+        _version, {"type": ["string", "number"]}, "version that makes the root file system; none: the installed one"
+    ),
     "layers": Field(
         _layers, {"type": "array", "items": schema_of(_LAYER), "maxItems": _MAX_LAYERS}, "layers above the base"
     ),
@@ -147,11 +161,15 @@ def read_image(name: str, node: Node, where: Location, ignored: Callable[[str], 
     if not found.get("base") and not found.get("layers"):
         where.wrong("has neither `base` nor `layers`", "add one of them")
         return None
+    if found.get("mmdebstrap") and not found.get("base"):
+        where.wrong("has `mmdebstrap` without `base`", "remove it, or add a base")
+        return None
     return Image(
         name=name,
         description=found["description"].strip(),
         base=found.get("base", ""),
         base_line=node.lines.get("base", 0),
+        mmdebstrap=found.get("mmdebstrap", ""),
         layers=found.get("layers", ()),
         config=found.get("config", ImageConfig()),
         file=where.file,

@@ -395,7 +395,10 @@ class ImageConfig(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_lik
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
-    """A container image: layers above the root file system that the packages of the fetch `base` make, "" for none."""
+    """A container image: layers above the root file system that the packages of the fetch `base` make, "" for none.
+
+    `mmdebstrap` is the version that makes it, "" for the installed one.
+    """
 
     name: str
     description: str
@@ -403,6 +406,7 @@ class Image(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True
     config: ImageConfig
     base: str = ""
     base_line: int = 0
+    mmdebstrap: str = ""
     file: str
     line: int
 

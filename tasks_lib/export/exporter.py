@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from tasks_lib.definitions import DebianSource, StaticUrl
+from tasks_lib.definitions import Debian, DebianSource, Fetch, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import SettingError, TreeError, escape_text
 from tasks_lib.export.directory import RECORDS, Changes, ExportDirectory, RecordedFile, WantedFile
@@ -29,6 +29,7 @@ from tasks_lib.fs.files import hash_descriptor
 from tasks_lib.progress import Progress
 from tasks_lib.project import Project
 from tasks_lib.relpath import RelPath
+from tasks_lib.steps.debian import obtain_locked_files
 from tasks_lib.steps.source_package import obtain_files
 
 
@@ -130,19 +131,23 @@ class _Exporter:
         """
         users: dict[str, list[ExportedDownload]] = {}
         for fetch in self._fetches:
-            source = fetch.source
-            if isinstance(source, DebianSource):
-                files = obtain_files(self._project.context, fetch, source, self._progress)
-            elif isinstance(source, StaticUrl):
-                files = [source]
-            elif not self.layout.has_trees:
+            files = self._obtain_files(fetch)
+            if not files and not self.layout.has_trees:
                 self._leave_out(fetch.name, "it is not one download")
-                continue
-            else:
-                continue
             for file in files:
                 self._add_path(users, self._download(fetch.name, file, fetch.platform))
         return users
+
+    def _obtain_files(self, fetch: Fetch) -> list[StaticUrl]:
+        """Return the files of a definition as downloads, [] if the layout cannot have them; obtain those of several."""
+        context, source = self._project.context, fetch.source
+        if isinstance(source, StaticUrl):
+            return [source]
+        if isinstance(source, DebianSource):
+            return obtain_files(context, fetch, source, self._progress)
+        if isinstance(source, Debian) and self.layout.has_packages:
+            return obtain_locked_files(context, fetch, source, self._progress)
+        return []
 
     def _add_path(self, users: dict[str, list[ExportedDownload]], one: ExportedDownload) -> None:
         """Add a download to those of its path.

@@ -75,12 +75,16 @@ class Exported(NamedTuple):
 
 
 class ExportLayout(NamedTuple):
-    """A layout: the path of a download, the texts beside the downloads, and the line of configuration of its tool."""
+    """A layout: the path of a download, the texts beside the downloads, and the line of configuration of its tool.
+
+    `has_packages`: whether it has the packages and the indexes of a lock, several of which have one file name.
+    """
 
     place: Callable[[ExportedDownload], str]
     line: Callable[[ExportTarget], str]
     texts: Callable[[Exported, ExportTarget], Iterator[WrittenText]] = lambda _exported, _target: iter(())
     has_trees: bool = False
+    has_packages: bool = False
 
 
 def _quoted(text: str) -> str:
@@ -127,6 +131,13 @@ def _decode(component: str) -> str:
 
 def _by_digest(one: ExportedDownload) -> str:
     return f"cas/{one.sha256}"
+
+
+def _name_store(target: ExportTarget) -> str:
+    """Return the line of pyproject.toml for a directory, which is a store, and that of mirrors.yml for a server."""
+    if target.url.startswith("file:"):
+        return f'store = "{target.url}"'
+    return f'content-addressed: [{{url: "{target.url}/cas/{{sha256}}", place: first}}]'
 
 
 # --- texts
@@ -213,7 +224,9 @@ OCI: Final = "oci"
 LAYOUTS: Final[Mapping[str, ExportLayout]] = {
     "url": ExportLayout(_by_url, lambda to: f'url_replacements = {{"regex:^https?://" = "{to.url}/"}}'),
     "cas": ExportLayout(
-        _by_digest, lambda to: f'content-addressed: [{{url: "{to.url}/cas/{{sha256}}", place: first}}]'
+        _by_digest,
+        _name_store,
+        has_packages=True,
     ),
     "sha256sum": ExportLayout(
         _by_file_name,

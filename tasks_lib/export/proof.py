@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from tasks_lib.context import Context
-from tasks_lib.definitions import StaticUrl
+from tasks_lib.definitions import Debian, DebianSource, Fetch, StaticUrl
 from tasks_lib.download import Request
 from tasks_lib.errors import FetchError, SettingError, escape_text
 from tasks_lib.export.directory import RECORDS, read_record
@@ -26,6 +26,7 @@ from tasks_lib.host import find_isolation
 from tasks_lib.network import redacted
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.project import Project
+from tasks_lib.steps.definition_members import list_definition_members
 from tasks_lib.transport.urls import safe_origin
 
 #: Where a run finds the content of a download: URLs to try.
@@ -168,11 +169,20 @@ def _feed(project: Project, cache: Path, places: _Places | None, progress: Progr
             return True
         return False
 
-    fetches = [(one.name, one.source) for one in project.select(()) if isinstance(one.source, StaticUrl)]
+    fetches = [(one.name, file) for one in project.select(()) for file in _list_files(project, one)]
     with ThreadPoolExecutor(settings.jobs) as threads:
         lacking = list(threads.map(lambda pair: lacks(*pair), fetches))
     shutil.rmtree(cache / "v1/results", ignore_errors=True)  # where the blobs came from proves nothing
     return [name for (name, _), is_lacking in zip(fetches, lacking, strict=True) if is_lacking]
+
+
+def _list_files(project: Project, fetch: Fetch) -> list[StaticUrl]:
+    """Return the downloads of which a definition consists, as far as they are known here."""
+    if isinstance(fetch.source, StaticUrl):
+        return [fetch.source]
+    if isinstance(fetch.source, Debian | DebianSource):
+        return [one.download for one in list_definition_members(project.context, fetch.source, Path())]
+    return []
 
 
 def _run(

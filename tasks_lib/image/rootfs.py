@@ -82,6 +82,19 @@ def mmdebstrap_version(path: str | None) -> str:
     return version
 
 
+def require_version(path: str | None, version: str) -> None:
+    """Check that mmdebstrap, found in the directories `path` (as in PATH), has a version, "" for any.
+
+    Raises:
+        ToolError: it has another one, is missing, too old or does not run.
+    """
+    if version and (found := mmdebstrap_version(path)) != version:
+        raise ToolError(
+            f"the image is made by mmdebstrap {version}, but {found} is installed",
+            hint="install that version, use a store that has the root file system, or change `mmdebstrap` of the image",
+        )
+
+
 def build_rootfs(
     root: RootFilesystem,
     *,

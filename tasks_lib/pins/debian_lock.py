@@ -19,9 +19,9 @@ from tasks_lib.debian.lock import (
     Lock,
     LockedPackage,
     LockedRelease,
+    decode_lock,
     definition_digest,
     encode_lock,
-    parse_lock,
     read_lock_text,
 )
 from tasks_lib.debian.release import fetch_release, refuse_rollback
@@ -119,7 +119,7 @@ def update_lock(workspace: Workspace, fetch: Fetch, source: Debian, mode: str) -
 
 
 def _read_present(path: Path) -> tuple[bytes, Lock | None]:
-    """Return the text of the present lock and the lock.
+    """Return the text of the present lock and the lock, whose packages may have been edited: they are resolved again.
 
     Raises:
         LockMismatchError: it is damaged.
@@ -130,7 +130,7 @@ def _read_present(path: Path) -> tuple[bytes, Lock | None]:
     except LockStaleError:
         return b"", None
     try:
-        return text, parse_lock(text, str(path))
+        return text, decode_lock(text, str(path))
     except LockMismatchError as error:
         hint = "restore it, or delete it: then an older state of a suite is not noticed"
         raise LockMismatchError(error.message, hint=hint) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import posixpath
 from collections.abc import Collection, Iterator
@@ -26,7 +27,7 @@ from tasks_lib.debian.lock import (
     require_current,
 )
 from tasks_lib.debian.repository import REPOSITORY_VERSION, write_repository
-from tasks_lib.definitions import Debian, Fetch
+from tasks_lib.definitions import Debian, Fetch, StaticUrl
 from tasks_lib.definitions.debian_fields import SNAPSHOT_ID
 from tasks_lib.digest import Digest
 from tasks_lib.errors import (
@@ -74,13 +75,16 @@ def fetch_packages(context: Context, definition: Fetch, source: Debian, artifact
 def _make_repository(
     context: Context, definition: Fetch, source: Debian, artifact: Artifact, progress: Progress
 ) -> None:
-    lock = load_lock(context, source, artifact)
+    """Make the repository while the packages arrive, after the indexes, which are compared with the lock meanwhile."""
+    lock, cache, advice = load_lock(context, source, artifact), context.cache, _advise(definition)
+    indexes = list(list_index_members(source, lock).values())
     packages = sorted(list_package_members(source, lock).values(), key=lambda one: one.path.encode())
-    obtain_indexes(context, definition, source, lock, progress, hint=_advise(definition))
-    paragraphs = find_paragraphs(lock, lambda index: read_cached_index(context, source, index))
-    cache = context.cache
     progress.phase("repack", total=sum(one.size for one in lock.packages))
-    with obtaining(context, definition, packages, progress, hint=_advise(definition)) as wait_for:
+    with obtaining(context, definition, [*indexes, *packages], progress, hint=advice) as wait_for:
+        with _refusing_other_indexes(advice):
+            for index in indexes:
+                wait_for(index.integrity)
+        paragraphs = find_paragraphs(lock, lambda index: read_cached_index(context, source, index))
 
         def read_package(package: LockedPackage) -> Iterator[bytes]:
             wait_for(package.integrity)
@@ -112,24 +116,29 @@ def obtain_indexes(
     source: Debian,
     lock: Lock,
     progress: Progress,
-    unhashed: Collection[str] = (),
-    hint: str = "",
+    unhashed: Collection[str],
 ) -> None:
-    """Obtain the indexes of a lock; `unhashed` are as in `list_index_members`, `hint` as in `obtain_members`.
+    """Obtain the indexes of a lock; `unhashed` are as in `list_index_members`.
 
     Raises:
         IndexDigestError: no source has an index as the lock names it, but one has another.
         AllSourcesFailedError, OfflineError, CacheUnavailableError, CancelledError: as `obtain_members`.
     """
+    hint = "use another mirror; a mirror that is being updated is complete again after some minutes"
+    with _refusing_other_indexes(hint):
+        obtain_members(context, definition, list_index_members(source, lock, unhashed).values(), progress)
+
+
+@contextlib.contextmanager
+def _refusing_other_indexes(hint: str) -> Iterator[None]:
+    """Raise an IndexDigestError if a source has another index than the lock names."""
     try:
-        members = list_index_members(source, lock, unhashed).values()
-        obtain_members(context, definition, members, progress, hint=hint)
+        yield
     except AllSourcesFailedError as error:
         wrong = next((attempt for attempt in error.attempts if attempt.fault == "content"), None)
         if wrong is None:
             raise
         first = error.message.partition("\n")[0]
-        hint = hint or "use another mirror; a mirror that is being updated is complete again after some minutes"
         raise IndexDigestError(f"{first}\n{wrong.url}: {wrong.reason}", hint=hint) from error
 
 
@@ -174,10 +183,25 @@ def list_members(source: Debian, directory: Path) -> list[Member]:
     `directory` is that to which the path of the lock is relative.
     """
     try:
-        lock = read_lock(directory / source.lock_file)
-        return [*list_index_members(source, lock).values(), *list_package_members(source, lock).values()]
+        return _list_locked(source, read_lock(directory / source.lock_file))
     except FetchError:
         return []  # the step reports it
+
+
+def obtain_locked_files(context: Context, definition: Fetch, source: Debian, progress: Progress) -> list[StaticUrl]:
+    """Bring the indexes and packages of a definition into the cache; return them as downloads.
+
+    Raises:
+        LockStaleError, LockMismatchError, UnsafePathError: as `read_lock`.
+        AllSourcesFailedError, OfflineError, CacheUnavailableError, CancelledError: as `obtain_members`.
+    """
+    members = _list_locked(source, read_lock(Path(source.lock_file)))
+    obtain_members(context, definition, members, progress, hint=_advise(definition))
+    return [one.download for one in members]
+
+
+def _list_locked(source: Debian, lock: Lock) -> list[Member]:
+    return [*list_index_members(source, lock).values(), *list_package_members(source, lock).values()]
 
 
 def needs_packages(context: Context, definition: Fetch, source: Debian, artifact: Artifact) -> bool:

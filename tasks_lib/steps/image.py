@@ -17,7 +17,7 @@ from tasks_lib.digest import Integrity
 from tasks_lib.errors import BlobMissingError, UnsafeEntryError
 from tasks_lib.formats import UNCHANGED, Reshape
 from tasks_lib.image.oci import ImageFacts, ImageLayout, describe_layer, lay_out, write_index
-from tasks_lib.image.rootfs import RootFilesystem, build_rootfs
+from tasks_lib.image.rootfs import RootFilesystem, build_rootfs, require_version
 from tasks_lib.image.stack import LayerStack
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
@@ -143,6 +143,7 @@ def _make(context: Context, layer: LayerBuild, progress: Progress) -> Integrity:
 
 def _write_root(context: Context, root: RootBuild, write: Callable[[bytes], object], progress: Progress) -> None:
     """Write a root file system; the repository of its packages is unpacked for that time only."""
+    require_version(context.environ.get("PATH"), root.version)
     lock = load_lock(context, root.source, root.repository)
     names = sorted({one.package for one in lock.packages if one.architecture in (root.architecture, "all")})
     limits = context.limits(root.source.archive)

@@ -30,15 +30,20 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     urls: tuple[str, ...]
     home: str
 
-    def request(self, context: Context, fetch: Fetch) -> Request:
-        """Return what to download, from the places that mirrors.yml gives for the URLs."""
-        source = StaticUrl(
+    @property
+    def download(self) -> StaticUrl:
+        """The blob as a download."""
+        return StaticUrl(
             url=self.urls[0],
             mirrors=self.urls[1:],
             integrity=self.integrity,
             artifact_name=self.path.rpartition("/")[2],
             repack="never",
         )
+
+    def request(self, context: Context, fetch: Fetch) -> Request:
+        """Return what to download, from the places that mirrors.yml gives for the URLs."""
+        source = self.download
         placed = msgspec.structs.replace(fetch, source=source, platforms=())
         source = msgspec.structs.replace(source, rewritten=context.mirrors.places(placed, source))
         request = build_request(context, f"{fetch.name}: {self.path}", source)

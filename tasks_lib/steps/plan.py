@@ -148,13 +148,14 @@ class ToolchainBuild(msgspec.Struct, frozen=True, kw_only=True):
 class RootBuild(msgspec.Struct, frozen=True, kw_only=True):
     """A root file system: the packages of a repository for one architecture of Debian.
 
-    `program` is the path of mmdebstrap, "" if it is missing.
+    `program` is the path of mmdebstrap, "" if it is missing, and `version` the one that it must have, "" for any.
     """
 
     source: Debian
     repository: Artifact
     architecture: str
     program: str
+    version: str
 
 
 class LayerBuild(msgspec.Struct, frozen=True, kw_only=True):
@@ -394,7 +395,7 @@ class Plan:
 
     def _image(self, name: str) -> ImageBuild:
         image = self.definitions.images[name]
-        base = self._root(image.base) if image.base else None
+        base = self._root(image) if image.base else None
         layers = (*([base] if base else []), *(self._layer(layer) for layer in image.layers))
         machine, created_s = self._image_defaults.machine, self._image_defaults.created_s
         if base is not None and base.root is not None:
@@ -407,17 +408,23 @@ class Plan:
             output = msgspec.structs.replace(output, link=None)  # the link of that definition has this path
         return ImageBuild(image=image, key=key, layers=layers, output=output, machine=machine, created_s=created_s)
 
-    def _root(self, base: str) -> LayerBuild:
-        """Return the root file system of a base, for this machine if the base has packages for it."""
-        fetch, defaults = self.definitions.fetch(base), self._image_defaults
+    def _root(self, image: Image) -> LayerBuild:
+        """Return the root file system of an image, for this machine if its base has packages for that."""
+        fetch, defaults = self.definitions.fetch(image.base), self._image_defaults
         source, repository = fetch.source, self.published(fetch)
         if not isinstance(source, Debian):
-            raise AssertionError(f"{base} has no packages: `definitions` rejects that")
+            raise AssertionError(f"{image.base} has no packages: `definitions` rejects that")
         own = [one for one in source.architectures if _machine_of(one) == defaults.machine]
         architecture = (own or source.architectures)[0]
         version, program = defaults.find_builder()
-        key = recipe.root_key(repository.key, architecture=architecture, builder=version)
-        root = RootBuild(source=source, repository=repository, architecture=architecture, program=program)
+        key = recipe.root_key(repository.key, architecture=architecture, builder=image.mmdebstrap or version)
+        root = RootBuild(
+            source=source,
+            repository=repository,
+            architecture=architecture,
+            program=program,
+            version=image.mmdebstrap,
+        )
         return LayerBuild(key=key, what=f"root file system of {fetch.name}", root=root)
 
     def _layer(self, layer: ImageLayer) -> LayerBuild:
