@@ -193,7 +193,7 @@ class _Exporter:
             if not self._project.is_archive(fetch):
                 continue
             if fetch.name in self._names or fetch.name in self._earlier:
-                found.append(ExtractedTree(fetch.name, _source_directory(self._project.tree(fetch.name))))
+                found.append(ExtractedTree(fetch.name, _source_directory(self._project.tree(f"fetch:{fetch.name}"))))
         return tuple(found)
 
     def _sha512(self, name: str, integrity: Integrity) -> str:
