@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks_lib.adopt import find_downloads
-from tasks_lib.adopt.containers import find_in_dockerfile
 from tasks_lib.adopt.declarations import find_in_cmake, find_in_dotslash, find_in_starlark, find_in_wrap
+from tasks_lib.adopt.embedded_scripts import find_in_dockerfile, find_in_workflow
 from tasks_lib.adopt.shell import find_in_script
-from tasks_lib.adopt.workflows import find_in_workflow
 from tests.origin import Origin, reply
 from tests.project import definition, doit, written
 from tests.test_program import program

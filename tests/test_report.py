@@ -12,8 +12,7 @@ import pytest
 
 from tasks_lib.report import record as records
 from tasks_lib.report.analysis import build_advice, find_critical_path, sum_phases, summarize_hosts
-from tasks_lib.report.page import render_page
-from tasks_lib.report.trace import render_trace
+from tasks_lib.report.render import render_page, render_trace
 from tests.project import LIBRARY, TOOL, definition
 from tests.records import record
 from tests.test_reporter import broken, doit

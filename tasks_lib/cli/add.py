@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from tasks_lib.cli.definition_command import JSON
-from tasks_lib.cli.pin_command import DRY_RUN, FORMAT, PinCommand, given_path
+from tasks_lib.cli.project_command import DRY_RUN, FORMAT, JSON, PinCommand, given_path
 from tasks_lib.definitions import Definitions
 from tasks_lib.engine.base_command import PURPOSES, flag, option, usage_error
 from tasks_lib.errors import escape_lines, escape_text
@@ -16,7 +15,7 @@ from tasks_lib.pins.add import Added, AddRequest, apply, propose
 from tasks_lib.pins.evidence import format_table, to_json
 from tasks_lib.pins.workspace import Workspace
 from tasks_lib.pins.workspace import to_json as content_to_json
-from tasks_lib.pins.yaml_style import INDENT, block
+from tasks_lib.pins.yaml_text import INDENT, block
 from tasks_lib.progress import LineProgress
 from tasks_lib.session import Session
 from tasks_lib.units import counted

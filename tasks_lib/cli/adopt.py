@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tasks_lib.adopt import FoundDownload, find_downloads
-from tasks_lib.adopt.replacement import replace_commit, replace_file
+from tasks_lib.adopt.findings import replace_commit, replace_file
 from tasks_lib.cli.add import load_definitions
 from tasks_lib.cli.sarif import SarifResult, SarifRule, format_sarif
 from tasks_lib.context import Context

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tasks_lib.cli.definition_command import JSON, DefinitionCommand, format_option
+from tasks_lib.cli.project_command import JSON, DefinitionCommand, format_option
 from tasks_lib.cli.sarif import SarifResult, SarifRule, format_sarif
 from tasks_lib.engine.base_command import OFFLINE, PURPOSES, STARTED_IN, flag, option, usage_error
 from tasks_lib.errors import escape_text

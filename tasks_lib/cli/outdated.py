@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from tasks_lib.cli.definition_command import JSON, DefinitionCommand, format_option
+from tasks_lib.cli.project_command import JSON, DefinitionCommand, format_option
 from tasks_lib.engine.base_command import OFFLINE, PURPOSES
 from tasks_lib.pins.outdated import look_up
 from tasks_lib.progress import LineProgress, describe_wait

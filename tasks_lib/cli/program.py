@@ -21,7 +21,7 @@ from tasks_lib.errors import FetchError, escape_text
 from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.fs.processes import replace_process
 from tasks_lib.incremental import path_notes
-from tasks_lib.packaging.versions import add_arguments
+from tasks_lib.packaging import add_arguments
 from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.settings import SETTINGS
 from tasks_lib.ui.events import write_to_stderr

@@ -15,8 +15,8 @@ from tasks_lib.engine.base_command import (
     usage_error,
     yield_to_task,
 )
-from tasks_lib.report import page, trace
 from tasks_lib.report.record import RecordError, load
+from tasks_lib.report.render import render_page, render_trace
 
 __all__ = ["ReportCommand"]
 
@@ -49,8 +49,8 @@ class ReportCommand(BaseCommand):
         recorded = require_session(self.name).surroundings.record
         assert recorded is not None, "a session has a build directory"
         files = {
-            Path(params["page"] or recorded.with_name("report.html")): page.render_page,
-            Path(params["trace"] or recorded.with_name("trace.json")): trace.render_trace,
+            Path(params["page"] or recorded.with_name("report.html")): render_page,
+            Path(params["trace"] or recorded.with_name("trace.json")): render_trace,
         }
         try:
             record = load(recorded)

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tasks_lib.cli.definition_command import DefinitionCommand, format_option
+from tasks_lib.cli.project_command import DefinitionCommand, format_option
 from tasks_lib.engine.base_command import OFFLINE, PURPOSES, STARTED_IN, format_write_error, option, usage_error
 from tasks_lib.errors import ToolError
 from tasks_lib.pins.materials import Material, list_materials

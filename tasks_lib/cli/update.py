@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tasks_lib.cli.definition_command import JSON, select_fetches
-from tasks_lib.cli.pin_command import DRY_RUN, FORMAT, PinCommand
+from tasks_lib.cli.project_command import DRY_RUN, FORMAT, JSON, PinCommand, select_fetches
 from tasks_lib.definitions import Fetch
 from tasks_lib.engine.base_command import PURPOSES, flag, option, usage_error
 from tasks_lib.errors import CancelledError, FetchError, escape_lines, escape_text

@@ -4,32 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from tasks_lib.archive import Entry, Reshape, detect_format, read
 from tasks_lib.definitions import DebianSource, StaticUrl
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import SettingError, TreeError, escape_text
+from tasks_lib.errors import ArchiveError, SettingError, TreeError, escape_text
 from tasks_lib.export.directory import RECORDS, Changes, ExportDirectory, RecordedFile, WantedFile
 from tasks_lib.export.layouts import (
     LAYOUTS,
     OCI,
     Exported,
     ExportedDownload,
+    ExportedProgram,
     ExportLayout,
     ExportTarget,
     ExtractedTree,
     WrittenText,
 )
-from tasks_lib.export.program import ExportedProgram, find_program
+from tasks_lib.formats import SINGLE
 from tasks_lib.fs.files import hash_descriptor
+from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
 from tasks_lib.project import Project
 from tasks_lib.relpath import RelPath
 from tasks_lib.steps.source_package import obtain_files
+
+#: The formats that DotSlash extracts. Source: DotSlash, "Artifact Format".
+_FORMATS: Final = ("tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst", "zip", *SINGLE)
+#: A version at the end of the name of a definition: `ripgrep-14.1.0`.
+_VERSION: Final = re.compile(r"[-_.]v?\d[\w.+-]*$")
 
 
 class Export(NamedTuple):
@@ -168,7 +177,7 @@ class _Exporter:
     def _program(self, name: str, source: StaticUrl) -> ExportedProgram:
         context = self._project.context
         with context.cache.open(source.integrity) as file:
-            return find_program(file, source.file_name, name, context.limits((*source.archive, *source.shape)))
+            return _find_program(file, source.file_name, name, context.limits((*source.archive, *source.shape)))
 
     def _known(self) -> list[ExportedDownload]:
         sources = ((one.name, one.source) for one in self._project.select(()))
@@ -203,6 +212,32 @@ class _Exporter:
         self._project.obtain([name])
         with self._project.context.cache.open(integrity) as file:
             return hash_descriptor(file.fileno(), "sha512")
+
+
+def _find_program(file: BinaryIO, file_name: str, name: str, limits: Limits) -> ExportedProgram:
+    """Return the only program of an archive, or the one that is called as its definition; else the download itself."""
+    plain = ExportedProgram("", file_name)
+    programs: list[str] = []
+
+    def see(entry: Entry) -> None:
+        if entry.kind == "file" and entry.executable:
+            programs.append(entry.path.decode("utf-8", "surrogateescape"))
+
+    try:
+        kind = detect_format(file, file_name, limits)
+        kind = kind or next((one for one in SINGLE if file_name.endswith(f".{one}")), None)
+        if kind not in _FORMATS:
+            return plain
+        if kind in SINGLE:
+            return ExportedProgram(kind, file_name.removesuffix(f".{kind}"))
+        file.seek(0)
+        read(file, name=file_name, format=kind, reshape=Reshape(), limits=limits, sink=see)
+    except ArchiveError:
+        return plain
+    short = _VERSION.sub("", name)
+    called = [path for path in programs if path.rpartition("/")[2] in (name, short)]
+    found = programs if len(programs) == 1 else called
+    return ExportedProgram(kind, found[0]) if len(found) == 1 else plain
 
 
 def _source_directory(tree: Path) -> str:

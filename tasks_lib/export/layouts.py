@@ -12,7 +12,6 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from tasks_lib.definitions import StaticUrl
-from tasks_lib.export.program import ExportedProgram
 from tasks_lib.network import redacted
 
 #: The platforms of a DotSlash file that doit-fetch runs on. Source: DotSlash, "DotSlash File", `platforms`.
@@ -22,6 +21,13 @@ _DOTSLASH_OTHERS: Final = ("windows-aarch64", "windows-x86_64")
 #: Mode of a text, and of one that is a program.
 _PLAIN: Final = 0o644
 _PROGRAM: Final = 0o755
+
+
+class ExportedProgram(NamedTuple):
+    """The path of a program in a download of this format; format "" and the file's own name for a plain file."""
+
+    format: str
+    path: str
 
 
 class ExportedDownload(NamedTuple):

@@ -20,8 +20,7 @@ from tasks_lib.definitions import StaticUrl
 from tasks_lib.download import Request
 from tasks_lib.errors import FetchError, SettingError, escape_text
 from tasks_lib.export.directory import RECORDS, read_record
-from tasks_lib.export.layouts import LAYOUTS, ExportedDownload
-from tasks_lib.export.program import ExportedProgram
+from tasks_lib.export.layouts import LAYOUTS, ExportedDownload, ExportedProgram
 from tasks_lib.host import find_isolation
 from tasks_lib.network import redacted
 from tasks_lib.progress import Progress, Silent

@@ -36,16 +36,14 @@ from tasks_lib.pins.add_platforms import (
 )
 from tasks_lib.pins.add_source import is_source_package, obtain_dsc
 from tasks_lib.pins.add_url import GivenUrl, parse_url
-from tasks_lib.pins.asset_names import without_platform
 from tasks_lib.pins.commits import resolve_tag
 from tasks_lib.pins.edit import add_to_list, insert_definition
-from tasks_lib.pins.evidence import FIRST_USE, Evidence
-from tasks_lib.pins.keys import PublicKey, load_keys
+from tasks_lib.pins.evidence import FIRST_USE, Evidence, PublicKey, load_keys
 from tasks_lib.pins.measure import Expected
 from tasks_lib.pins.mirror_groups import propose_group
-from tasks_lib.pins.naming import file_name, propose_name, propose_repository_name
+from tasks_lib.pins.naming import file_name, propose_name, propose_repository_name, without_platform
 from tasks_lib.pins.workspace import Workspace, editing, key_path, keys_above, read_text, write_bytes
-from tasks_lib.pins.yaml_style import Value
+from tasks_lib.pins.yaml_text import Value
 from tasks_lib.steps.commit import commit_archive
 from tasks_lib.steps.source_package import obtain_files
 from tasks_lib.vcs.urls import display_url

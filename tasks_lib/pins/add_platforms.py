@@ -15,12 +15,12 @@ from tasks_lib.network import redacted
 from tasks_lib.pins.add_file import Content, Reshaping, find_locations, obtain_content, write_fields
 from tasks_lib.pins.add_url import parse_url
 from tasks_lib.pins.answers import list_links
-from tasks_lib.pins.asset_names import AssetName, choose_siblings, parse_asset_name, without_platform
-from tasks_lib.pins.keys import PublicKey
+from tasks_lib.pins.evidence import PublicKey
 from tasks_lib.pins.measure import Expected, describe_failure
+from tasks_lib.pins.naming import AssetName, choose_siblings, parse_asset_name, without_platform
 from tasks_lib.pins.pages import Pages
 from tasks_lib.pins.workspace import Workspace
-from tasks_lib.pins.yaml_style import Value
+from tasks_lib.pins.yaml_text import Value
 
 #: Most bytes of the page of a directory, most names of a list, and most characters of a name.
 _PAGE_BYTES: Final = 8 << 20

@@ -28,10 +28,9 @@ from tasks_lib.errors import (
 )
 from tasks_lib.network import redacted
 from tasks_lib.pins.answers import Upstream
-from tasks_lib.pins.concurrency import map_concurrently
 from tasks_lib.pins.osv import AdvisoryVerdict, find_advisories
 from tasks_lib.pins.outdated import Newest, look_up
-from tasks_lib.pins.pages import Pages, Probe
+from tasks_lib.pins.pages import Pages, Probe, map_concurrently
 from tasks_lib.pins.questions import Question
 from tasks_lib.pins.siblings import look_for_siblings
 from tasks_lib.progress import Progress

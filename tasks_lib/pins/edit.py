@@ -16,8 +16,7 @@ from typing import Any, Final, NamedTuple
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree, YamlFaultError, parse_yaml
 from tasks_lib.errors import EditError
 from tasks_lib.pins.versions import parse_tag
-from tasks_lib.pins.yaml_spans import BOM, KeyPath, SourceText, TextSpan
-from tasks_lib.pins.yaml_style import INDENT, Value, block, flow_value, scalar
+from tasks_lib.pins.yaml_text import BOM, INDENT, KeyPath, SourceText, TextSpan, Value, block, flow_value, scalar
 
 #: Keys beside the definitions of a file. Source: Taskgraph, `task-defaults`.
 _DEFAULTS: Final = ("task-defaults", "job-defaults")

@@ -12,8 +12,7 @@ from tasks_lib.definitions.expressions import compile_expression
 from tasks_lib.errors import CancelledError, FetchError, HttpStatusError, escape_text
 from tasks_lib.network import redacted
 from tasks_lib.pins.answers import Candidate, Upstream, UpstreamAnswer
-from tasks_lib.pins.concurrency import map_concurrently
-from tasks_lib.pins.pages import Pages
+from tasks_lib.pins.pages import Pages, map_concurrently
 from tasks_lib.pins.questions import Inquiry, Question, inquire
 from tasks_lib.pins.versions import (
     Tag,

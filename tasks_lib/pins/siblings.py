@@ -24,10 +24,9 @@ from tasks_lib.errors import (
     escape_text,
 )
 from tasks_lib.network import redacted
-from tasks_lib.pins.evidence import LISTED, SIGNED, UNVERIFIED, Evidence
-from tasks_lib.pins.keys import PublicKey, for_minisign, for_openpgp
+from tasks_lib.pins.evidence import LISTED, SIGNED, UNVERIFIED, Evidence, PublicKey, for_minisign, for_openpgp
 from tasks_lib.pins.measure import describe_failure, read_small
-from tasks_lib.pins.yaml_style import Value
+from tasks_lib.pins.yaml_text import Value
 from tasks_lib.progress import Progress
 from tasks_lib.signature import MAX_SIGNATURE_BYTES, ValidSignature, find_listed_digest, verify_minisign
 from tasks_lib.signature.packets import signature_packets

@@ -31,7 +31,7 @@ from tasks_lib.pins.measure import inspect, measure, refuse_page
 from tasks_lib.pins.tree_diff import EntryTable, TreeDiff, compare, list_archive, list_tree
 from tasks_lib.pins.versions import Tag, find_version, parse_tag, replace_version, spell_like
 from tasks_lib.pins.workspace import Workspace, editing, key_path, read_text, write_text
-from tasks_lib.pins.yaml_spans import KeyPath
+from tasks_lib.pins.yaml_text import KeyPath
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.steps.commit import commit_archive
 from tasks_lib.steps.plan import list_key_files

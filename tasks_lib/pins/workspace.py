@@ -18,8 +18,7 @@ from tasks_lib.digest import Integrity
 from tasks_lib.errors import DefinitionError, EditError, Problem, escape_text
 from tasks_lib.layout import OWN, find_layout
 from tasks_lib.pins.edit import insert_definition
-from tasks_lib.pins.yaml_spans import KeyPath
-from tasks_lib.pins.yaml_style import Value
+from tasks_lib.pins.yaml_text import KeyPath, Value
 from tasks_lib.progress import Progress
 
 #: The file for new definitions of a project with none or several.

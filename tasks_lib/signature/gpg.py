@@ -21,8 +21,9 @@ from typing import BinaryIO, Final
 from tasks_lib.errors import SignatureError, ToolError, UnknownSignerError, escape_text
 from tasks_lib.fs.system_calls import signal_group
 from tasks_lib.progress import Progress
-from tasks_lib.signature.packets import key_packets, signature_packets
+from tasks_lib.signature.packets import MAX_KEYS_BYTES, key_packets, signature_packets
 from tasks_lib.signature.status import Allowed, ValidSignature, evaluate, evaluate_each
+from tasks_lib.units import format_size
 
 #: Seconds for one run of gpg, and the rate in bytes per second for which the size of the content extends it.
 #: Source: faults.md section 7; SHA-512 reaches 200 MB/s and more, a slow disk 20.
@@ -289,3 +290,22 @@ def _restrict(keys: Allowed, fingerprint: str) -> Allowed:
         reason = "is a subkey: pin its primary key" if fingerprint in keys.expiries else "is not in the key file"
         raise SignatureError(f"the pinned key {fingerprint} {reason}; found {available}")
     return Allowed(primaries=frozenset({fingerprint}), expiries=keys.expiries)
+
+
+def read_key_file(path: str, field: str) -> bytes:
+    """Return the content of a key file; `field` is the key of a definition that names it.
+
+    Raises:
+        SignatureError: it cannot be read, or is too large.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(MAX_KEYS_BYTES + 1)
+    except OSError as error:
+        raise SignatureError(
+            f"cannot read key file {escape_text(path)}: {error.strerror or error}",
+            hint=f"`{field}:` is relative to the root of the repository",
+        ) from error
+    if len(content) > MAX_KEYS_BYTES:
+        raise SignatureError(f"key file {escape_text(path)} is larger than {format_size(MAX_KEYS_BYTES)}")
+    return content

@@ -5,8 +5,8 @@ needs no trust, because a definition pins its digest and every byte is measured.
 A store is never needed: absence, wrong bytes and outages fall through to the next store, and then to the origin.
 
 `Store` is the interface of one store. `directory` and `http` implement it; `s3` gives `http` its locations. `address`
-parses the URLs, `records` signs and checks records, `write_policy` says which jobs write, `fleet` has the stores of a
-run in their order, and `upload` writes in the background.
+parses the URLs, `records` signs and checks records, `opening` opens the stores and says which jobs write, `fleet` has
+the stores of a run in their order, and `upload` writes in the background.
 """
 
 from __future__ import annotations
