@@ -61,6 +61,12 @@ def test_a_name_of_two_kinds(top: Path) -> None:
     assert [path.rpartition("/")[2] for path in artifacts] == ["plain.txt\n", "kit\n"]
 
 
+def test_a_store_that_does_not_answer(top: Path) -> None:
+    """`doit store` names a store once."""
+    done = program(top, "store", FETCH_STORE="http://127.0.0.1:1/x", FETCH_STORE_TRUST="none")
+    assert done.stdout.startswith("store 127.0.0.1:1\n  connection refused while connecting\nwrites: "), done.stdout
+
+
 def test_path(top: Path) -> None:
     """The path is the only output; a known one is printed again until something it depends on changes."""
     first = program(top, "path", "plain")

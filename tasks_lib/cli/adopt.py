@@ -172,7 +172,9 @@ def _define(downloads: Sequence[_CheckedDownload], out: Any) -> None:
         sys.stderr.write(f"warning: {escape_text(warning)}\n")
     for one in downloads:
         if not one.found.is_complete:
-            sys.stderr.write(f"{one.place}: not added: a variable in its URL is not known\n")
+            sys.stderr.write(
+                f"{one.place}: not added: a variable in its URL is not known; give the URL to `doit add`\n"
+            )
             continue
         try:
             out.write(f"{one.place}: replace with: {escape_text(_add(one.found))}\n")

@@ -46,7 +46,7 @@ class ExportCommand(ProjectCommand):
         project, path = Project(session, progress), from_start(directory)
         unused = "url_base" if layout == OCI else "compression"
         if params[unused]:
-            raise usage_error(f"`--{unused.replace('_', '-')}` has no meaning for the layout {layout}")
+            raise usage_error(f"`--{unused.replace('_', '-')}` has no meaning for the layout {layout}\nleave it out")
         if layout == OCI:
             done = export_images(project, path, words, params["compression"] or "zstd", progress)
         else:

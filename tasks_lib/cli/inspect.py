@@ -80,7 +80,7 @@ class InfoCommand(_ExplainCommand):
     def _execute(self, pos_args: list[str], hide_status: bool = False, format: str = "text") -> int:
         """Show the tasks; return 1 if one is not up to date, as doit does."""
         if not pos_args:
-            raise usage_error(f"`info` needs a task.\nCheck `{self.bin_name} help info`.")
+            raise usage_error("`info` needs a task\n`doit help info` shows its options")
         control = self.control()
         self._users: dict[str, set[str]] = {}
         for task in self.task_list:

@@ -154,7 +154,7 @@ class PruneCommand(SessionCommand):
     def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Prune the cache."""
         if args:
-            raise usage_error(f"`prune` takes no task names, got {escape_text(args[0])!r}")
+            raise usage_error(f"`prune` takes no task names, got {escape_text(args[0])!r}\nleave it out")
         older_than, max_size = params["older_than"], params["max_size"]
         bounds = PruneLimits(
             older_than_s=parse_duration(older_than, "--older-than") if older_than else None,

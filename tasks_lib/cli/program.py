@@ -68,7 +68,9 @@ def run(words: list[str], environ: Mapping[str, str]) -> int:
         return 1
     except OSError as error:
         place = f"{escape_text(str(error.filename))}: " if error.filename is not None else ""
-        sys.stderr.write(f"doit-fetch: {place}{error.strerror or error}\n")
+        sys.stderr.write(
+            f"doit-fetch: {place}{error.strerror or error}\ncheck the path, its permissions and free space\n"
+        )
         return 1
     except KeyboardInterrupt:
         return 130

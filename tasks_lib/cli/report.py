@@ -15,6 +15,7 @@ from tasks_lib.engine.base_command import (
     usage_error,
     yield_to_task,
 )
+from tasks_lib.errors import escape_text
 from tasks_lib.report.record import RecordError, load
 from tasks_lib.report.render import render_page, render_trace
 
@@ -44,7 +45,7 @@ class ReportCommand(BaseCommand):
         load_dodo(self.loader, params)
         yield_to_task(self.name, self.loader)
         if args:
-            raise usage_error(f"`report` takes no task names, got {args[0]!r}")
+            raise usage_error(f"`report` takes no task names, got {escape_text(args[0])!r}\nleave it out")
         self.loader.load_doit_config()
         recorded = require_session(self.name).surroundings.record
         assert recorded is not None, "a session has a build directory"

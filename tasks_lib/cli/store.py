@@ -70,7 +70,7 @@ class StoreCommand(SessionCommand):
         except UnknownNameError as error:
             raise usage_error(str(error)) from None
         if names:
-            raise usage_error(f"`store {action}` takes no names, got {escape_text(names[0])!r}")
+            raise usage_error(f"`store {action}` takes no names, got {escape_text(names[0])!r}\nleave it out")
         return _prune(context, params) if action == "prune" else _status(context)
 
 
@@ -94,7 +94,7 @@ def _list_items(context: Context, names: list[str]) -> list[Any]:
 def _keygen(names: list[str]) -> int:
 
     if len(names) != 1:
-        raise usage_error("`store keygen` needs the name of one file")
+        raise usage_error("`store keygen` needs the name of one file\nfor example: doit store keygen writer.key")
     path = Path(names[0])
     keyid = generate_key(from_start(names[0]))
     print_lines(
@@ -142,10 +142,14 @@ def _pull(context: Context, names: list[str], progress: LineProgress) -> int:
 def _prune(context: Context, params: Any) -> int:
 
     if not params["older_than"]:
-        raise usage_error("`store prune` needs --older-than AGE, such as 90d")
+        raise usage_error(
+            "`store prune` needs --older-than AGE\nfor example: doit store prune --older-than 90d --dry-run"
+        )
     older_than_s = parse_duration(params["older_than"], "--older-than")
     if not params["dry_run"] and not params["yes"]:
-        raise usage_error("`store prune` deletes for every user of the store: add --dry-run, or --yes")
+        raise usage_error(
+            "`store prune` deletes for every user of the store\nadd --dry-run to see what it would delete, or --yes"
+        )
     opening = context.opening
     if not params["dry_run"] and not opening.verdict.writes:
         print_lines([f"nothing is deleted: {opening.verdict.reason}", "set store_write=always to delete from here"])
@@ -156,7 +160,7 @@ def _prune(context: Context, params: Any) -> int:
         try:
             decided = prune_store(member.store, plan, time.time() - older_than_s, dry_run=params["dry_run"])
         except StoreError as error:
-            print_lines([error.message])
+            print_lines(str(error).split("\n"))
             status = 1
             continue
         word = "would be deleted" if params["dry_run"] else "deleted"

@@ -45,7 +45,7 @@ class UpdateCommand(PinCommand):
             raise usage_error("`update` needs names, or --all\n`doit help update` shows its options")
         fetches = select_fetches(session, args)
         if params["url"] and len(fetches) != 1:
-            raise usage_error("--url is for one definition\nname it")
+            raise usage_error("--url is for one definition\nname only that one")
         if params["to"] and params["all"]:
             raise usage_error("--to is for named definitions\nname them")
         request = UpdateRequest(url=params["url"], to=params["to"], mode="dry-run" if params["dry_run"] else "write")

@@ -71,7 +71,10 @@ def obtain_dsc(workspace: Workspace, given: GivenUrl, keys: list[PublicKey]) -> 
     urls = find_locations(workspace, url)
     measured = measure(context, label, urls, workspace.progress, written=url, headers={}, expected=given.expected)
     if measured.integrity.size > MAX_DSC_BYTES:
-        raise EditError(f"{redacted(url)} has more than {format_size(MAX_DSC_BYTES)}: it is not a .dsc")
+        raise EditError(
+            f"{redacted(url)} has more than {format_size(MAX_DSC_BYTES)}: it is not a .dsc",
+            hint="use the URL of the .dsc itself",
+        )
     content = read_dsc(context, measured.integrity)
     package = parse_dsc(content, label)
     evidence = [

@@ -148,7 +148,8 @@ class Upstream:
             try:
                 entries = msgspec.json.decode(page.text, type=kind)
             except msgspec.MsgspecError as error:
-                raise TransportError(f"{redacted(url)}: the answer is not a list of {what}: {error}") from error
+                message = f"{redacted(url)}: the answer is not a list of {what}: {error}"
+                raise TransportError(message, hint="check `fetch.update` and the setting `github_api`") from error
             found += entries
             more = 'rel="next"' in page.links if page.links else len(entries) >= _PER_PAGE
             if not more:

@@ -12,8 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from tasks_lib.errors import FetchError, escape_text
 from tasks_lib.pins.yaml_text import Value
-from tasks_lib.signature import MAX_KEYS_BYTES
-from tasks_lib.units import format_size
+from tasks_lib.signature.gpg import read_key_file
 
 SIGNED: Final = "signed"
 LISTED: Final = "listed"
@@ -100,15 +99,7 @@ def _list(directory: Path) -> Iterator[Path]:
 
 
 def _load(file: Path, path: Path) -> PublicKey:
-    try:
-        with file.open("rb") as opened:
-            content = opened.read(MAX_KEYS_BYTES + 1)
-    except OSError as error:
-        raise FetchError(
-            f"cannot read the key {escape_text(str(file))}: {error.strerror or error}", hint="check the path"
-        ) from error
-    if len(content) > MAX_KEYS_BYTES:
-        raise FetchError(f"the key file {escape_text(str(file))} is larger than {format_size(MAX_KEYS_BYTES)}")
+    content = read_key_file(str(file))
     found = _MINISIGN.search(content.replace(b"\r", b"")) if b"-----BEGIN" not in content else None
     return PublicKey(path, content, found[0].decode() if found else "")
 

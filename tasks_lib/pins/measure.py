@@ -68,7 +68,7 @@ def measure(
     for one in expected:
         if one.digest != integrity.digest:
             raise IntegrityError(
-                f"{name}: {one.by} has {one.digest}, the download has {integrity.digest}",
+                f"{redacted(written)}: {one.by} has {one.digest}, the download has {integrity.digest}",
                 hint="nothing was written: find out which of them is wrong",
             )
     cache = context.cache

@@ -15,6 +15,7 @@ from tasks_lib.progress import LineProgress, Progress
 from tasks_lib.retry import Retry
 from tasks_lib.transport import Response
 from tasks_lib.transport.urls import safe_origin
+from tasks_lib.units import format_size
 
 _NONE: Final[Mapping[str, str]] = {}
 #: Seconds for all attempts at one page.
@@ -100,7 +101,7 @@ class Pages:
             raise OfflineError("the network is off", hint="run once without offline=1")
         origin = safe_origin(url)
         if reason := self._context.transport.refusal(origin.host):
-            raise TransportError(f"{origin} is not asked: {reason}")
+            raise TransportError(reason, hint="allow the host in mirrors.yml, or use another URL")
         if str(origin) in self._limited:
             raise self._limited[str(origin)]
 
@@ -117,11 +118,12 @@ def _read(response: Response, limit: int) -> bytes:
     for chunk in response.chunks(limit + 1):
         body += chunk
     if len(body) > limit:
-        raise TransportError(f"the answer has more than {limit} bytes")
+        raise TransportError(f"the answer has more than {format_size(limit)}", hint="use a URL with a shorter answer")
     if response.broken:
-        raise TransportError(f"the connection ended after {len(body)} bytes", transient=True)
+        raise TransportError(f"the connection ended after {len(body)} bytes", hint="run again later", transient=True)
     if response.encoding:
-        raise TransportError(f"the answer is encoded as {response.encoding[:20]!r}, which was not requested")
+        message = f"the answer is encoded as {response.encoding[:20]!r}, which was not requested"
+        raise TransportError(message, hint="let the server send the file as it is, or use another URL")
     return bytes(body)
 
 

@@ -7,7 +7,6 @@ the definition has; compare the trees; edit the lines that change. A failure of 
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from tasks_lib.context import Context
 from tasks_lib.definitions import Debian, DebianSource, Fetch, Git, Hg, StaticUrl
 from tasks_lib.definitions.values import file_name_of
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.errors import EditError, FetchError, SignatureError
+from tasks_lib.errors import EditError, FetchError
 from tasks_lib.network import redacted
 from tasks_lib.pins import forge
 from tasks_lib.pins.add_url import GivenUrl, parse_url
@@ -33,6 +32,7 @@ from tasks_lib.pins.versions import Tag, find_version, parse_tag, replace_versio
 from tasks_lib.pins.workspace import Workspace, editing, key_path, read_text, write_text
 from tasks_lib.pins.yaml_text import KeyPath
 from tasks_lib.progress import Progress, Silent
+from tasks_lib.signature.gpg import read_key_file
 from tasks_lib.steps.commit import commit_archive
 from tasks_lib.steps.plan import list_key_files
 from tasks_lib.steps.request_headers import request_headers
@@ -114,12 +114,12 @@ def update(workspace: Workspace, fetch: Fetch, request: UpdateRequest, newest: T
     done = Updated(name=fetch.name, file=file, where=newest.where)
     raw = read_value(read_text(file), (*key_path(fetch), "fetch"))
     if not isinstance(raw, dict):
-        raise EditError(f"{file} does not define {fetch.name} itself", hint="edit the file by hand")
+        raise EditError(f"{file} has no block of the definition's own", hint="edit the file by hand")
     if isinstance(fetch.source, StaticUrl):
         revised = _revise_file(workspace, fetch, fetch.source, raw, request, newest, done)
     elif isinstance(fetch.source, DebianSource):
         raise EditError(
-            f"{fetch.name} is a source package, which `doit update` does not move",
+            "the definition is a source package, which `doit update` does not move",
             hint="add the other version with `doit add URL.dsc`, or edit url, sha256 and size",
         )
     else:
@@ -286,13 +286,13 @@ def _measure(workspace: Workspace, name: str, source: StaticUrl, given: GivenUrl
     context, progress = workspace.context, workspace.progress
     urls = source.locations
     if not urls:
-        raise EditError(f"{name}: no URL may be asked", hint="allow the host in mirrors.yml")
+        raise EditError("mirrors.yml blocks every URL of the definition", hint="allow the host there")
     asset = forge.find_asset(source.url, context.settings.github_api)
     promised = forge.read_digest(context, asset, progress) if asset is not None else None
     same = urls[0] == source.url
     measured = measure(
         context,
-        name,
+        file_name_of(source.url),  # messages begin with the name of the definition
         urls,
         progress,
         written=source.url,
@@ -309,13 +309,7 @@ def _digest_keys(source: StaticUrl) -> dict[str, Digest]:
     Raises:
         SignatureError: one cannot be read.
     """
-    found = {}
-    for path in list_key_files(source):
-        try:
-            found[path] = Digest.sha256(hashlib.sha256(Path(path).read_bytes()).hexdigest())
-        except OSError as error:
-            raise SignatureError(f"cannot read key file {path}: {error.strerror or error}") from error
-    return found
+    return {path: Integrity.of(read_key_file(path, "key-path")).digest for path in list_key_files(source)}
 
 
 # --- commits ----------------------------------------------------------------------------------

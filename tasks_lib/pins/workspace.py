@@ -110,7 +110,7 @@ class Workspace(NamedTuple):
         except DefinitionError as error:
             raise EditError(_describe(error.problems), hint=error.problems[0].hint) from error
         if name not in found.fetches:
-            raise EditError(found.refused[0].reason if found.refused else "the definition is not valid")
+            raise EditError(found.refused[0].reason, hint=found.refused[0].hint)
         return found.fetches[name]
 
 
@@ -143,7 +143,9 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise EditError(f"{escape_text(str(path))} is not UTF-8", hint="convert it") from error
     except OSError as error:
-        raise EditError(f"cannot read {escape_text(str(path))}: {error.strerror or error}") from error
+        raise EditError(
+            f"cannot read {escape_text(str(path))}: {error.strerror or error}", hint="check its permissions"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -172,7 +174,10 @@ def write_bytes(path: Path, content: bytes) -> None:
                 os.unlink(name)  # noqa: PTH108  # a name
             raise
     except OSError as error:
-        raise EditError(f"cannot write {escape_text(str(path))}: {error.strerror or error}") from error
+        raise EditError(
+            f"cannot write {escape_text(str(path))}: {error.strerror or error}",
+            hint="check the permissions of its directory and the free space",
+        ) from error
 
 
 def _umask() -> int:

@@ -42,6 +42,7 @@ _OPTIONS: Final = (
 _CLEARSIGNED: Final = [
     b"-----BEGIN PGP SIGNED MESSAGE-----", b"-----BEGIN PGP SIGNATURE-----", b"-----END PGP SIGNATURE-----",
 ]  # fmt: skip
+_UNSIGNED_HINT: Final = "open its URL in a browser: a server may send a page instead of the signed text"
 _WEAK: Final = ("--weak-digest", "SHA1", "--weak-digest", "RIPEMD160")
 
 
@@ -87,7 +88,7 @@ class Gpg:
             SignatureError, ToolError, CancelledError: as `verify`.
         """
         if b"-----BEGIN PGP SIGNED MESSAGE-----" not in message:
-            raise SignatureError("the text is not signed: it contains no PGP signed message")
+            raise SignatureError("the text is not signed: it contains no PGP signed message", hint=_UNSIGNED_HINT)
         with self._home(keys, fingerprint, progress) as (home, allowed):
             home.write("message", message)
             output = home.path / "text"
@@ -113,7 +114,7 @@ class Gpg:
             ToolError, CancelledError: as `verify`.
         """
         if not _is_clearsigned(message):
-            raise SignatureError("the text is not signed: it is not a PGP signed message")
+            raise SignatureError("the text is not signed: it is not a PGP signed message", hint=_UNSIGNED_HINT)
         with self._home(keys, "", progress) as (home, found):
             wanted = {one.upper() for one in fingerprints}
             if wanted.isdisjoint(found.primaries):
@@ -125,7 +126,9 @@ class Gpg:
             good, refused = evaluate_each(said, allowed, time.time())
             if not good:
                 known = (one for one in refused if not isinstance(one, UnknownSignerError))
-                raise next(known, refused[0] if refused else SignatureError("gpg found no signature"))
+                raise next(
+                    known, refused[0] if refused else SignatureError("gpg found no signature", hint=_UNSIGNED_HINT)
+                )
             return good, output.read_bytes()
 
     def list_expiries(self, keys: bytes, fingerprint: str, progress: Progress) -> dict[str, int]:
@@ -212,7 +215,10 @@ class _Home:
                     start_new_session=True,
                 )
             except OSError as error:
-                raise ToolError(f"cannot run {escape_text(command[0])}: {error.strerror or error}") from error
+                raise ToolError(
+                    f"cannot run {escape_text(command[0])}: {error.strerror or error}",
+                    hint="check its permissions, or install gnupg again",
+                ) from error
             self._wait_for(process, self._timeout_s + size / _RATE_BPS)
 
     def _wait_for(self, process: subprocess.Popen[bytes], timeout_s: float) -> None:
@@ -288,12 +294,15 @@ def _restrict(keys: Allowed, fingerprint: str) -> Allowed:
     if fingerprint not in keys.primaries:
         available = ", ".join(sorted(keys.primaries)[:3])
         reason = "is a subkey: pin its primary key" if fingerprint in keys.expiries else "is not in the key file"
-        raise SignatureError(f"the pinned key {fingerprint} {reason}; found {available}")
+        raise SignatureError(
+            f"the pinned key {fingerprint} {reason}; found {available}",
+            hint="compare the fingerprint with upstream's announcement, then correct it or the key file",
+        )
     return Allowed(primaries=frozenset({fingerprint}), expiries=keys.expiries)
 
 
-def read_key_file(path: str, field: str) -> bytes:
-    """Return the content of a key file; `field` is the key of a definition that names it.
+def read_key_file(path: str, field: str = "") -> bytes:
+    """Return the content of a key file; `field` is the key of the definition that names it, if one does.
 
     Raises:
         SignatureError: it cannot be read, or is too large.
@@ -304,8 +313,11 @@ def read_key_file(path: str, field: str) -> bytes:
     except OSError as error:
         raise SignatureError(
             f"cannot read key file {escape_text(path)}: {error.strerror or error}",
-            hint=f"`{field}:` is relative to the root of the repository",
+            hint=f"`{field}:` is relative to the root of the repository" if field else "check the path",
         ) from error
     if len(content) > MAX_KEYS_BYTES:
-        raise SignatureError(f"key file {escape_text(path)} is larger than {format_size(MAX_KEYS_BYTES)}")
+        raise SignatureError(
+            f"key file {escape_text(path)} is larger than {format_size(MAX_KEYS_BYTES)}",
+            hint="export only the keys that sign: gpg --armor --export FINGERPRINT",
+        )
     return content

@@ -138,7 +138,11 @@ class HttpStore:
         Raises:
             StoreRefusedError: always.
         """
-        raise StoreRefusedError(f"{self.address.name} cannot list what it holds", store=self.address.name)
+        raise StoreRefusedError(
+            f"store {self.address.name}: cannot list what it holds",
+            store=self.address.name,
+            hint="prune it with the tools of its server",
+        )
 
     def delete(self, keys: Collection[str]) -> None:
         """Delete items; one that is missing is ignored.
@@ -196,8 +200,9 @@ def status_error(store: str, status: int, said: str, login_hint: str = _LOGIN_HI
 
 
 def unavailable(store: str, error: TransportError) -> StoreUnavailableError:
-    """Return the error of a store for a request that got no answer."""
-    return StoreUnavailableError(f"store {store}: {error.message}", store=store, hint=error.hint)
+    """Return the error of a store for a request that got no answer; the message names the store once."""
+    reason = error.message.removeprefix(f"{store}: ")
+    return StoreUnavailableError(f"store {store}: {reason}", store=store, hint=error.hint)
 
 
 def store_settings(settings: TransportSettings, address: StoreAddress) -> TransportSettings:

@@ -261,7 +261,10 @@ def load_trusted_keys(directory: Path) -> TrustedKeys:
     """
     paths = sorted(directory.glob("*.pub"))
     if len(paths) > _MAX_KEYS:
-        raise SettingError(f"{escape_text(str(directory))} has {len(paths)} keys, expected at most {_MAX_KEYS}")
+        raise SettingError(
+            f"{escape_text(str(directory))} has {len(paths)} keys, expected at most {_MAX_KEYS}",
+            hint="remove those of writers that do not write any more",
+        )
     own = _require_ed25519("store_trust=signed")
     keys, files = {}, {}
     for path in paths:
@@ -289,7 +292,7 @@ def _load_public_key(own: ModuleType, path: Path) -> VerifyingKey:
     try:
         key: VerifyingKey | None = own.VerifyingKey.from_pem(_read_key_file(path))
     except OSError as error:
-        raise SettingError(f"cannot read {shown}: {error.strerror}") from error
+        raise SettingError(f"cannot read {shown}: {error.strerror}", hint="check its permissions") from error
     except ValueError as error:
         raise SettingError(f"{shown} is not a public key in PEM", hint=_KEYGEN) from error
     if key is None:
@@ -370,7 +373,8 @@ def generate_key(path: Path) -> str:
         _write_new(public_path, key.public.pem, 0o644)
     except OSError as error:
         shown = escape_text(str(error.filename or path))
-        hint = "choose another name; a key is never overwritten" if isinstance(error, FileExistsError) else ""
+        is_there = isinstance(error, FileExistsError)
+        hint = "choose another name; a key is never overwritten" if is_there else "check that its directory exists"
         raise SettingError(f"cannot write {shown}: {error.strerror}", hint=hint) from error
     return key.public.keyid
 

@@ -40,6 +40,7 @@ _CREDENTIALS_HINT: Final = {
 }
 #: A header that Azure needs for an upload. Source: Azure Blob Storage REST, Put Blob.
 _PUT_HEADERS: Final = {"az": {"x-ms-blob-type": "BlockBlob"}}
+_ENDPOINT_HINT: Final = "check the name of the bucket, and the endpoint in the environment of the cloud"
 _DENIED: Final = re.compile(r"status code: (?:400|401|403)\b|PermissionDenied|Unauthenticated")
 _DIRECTORIES: Final = ("ac", "cas")
 
@@ -140,7 +141,7 @@ class BucketStore(HttpStore):
         message = f"store {self.address.name}: {what}: {_first_line(error)}"
         if _DENIED.search(f"{type(error).__name__}: {error}"):
             return StoreRefusedError(message, store=self.address.name, hint=self.login_hint)
-        return StoreUnavailableError(message, store=self.address.name)
+        return StoreUnavailableError(message, store=self.address.name, hint=_ENDPOINT_HINT)
 
 
 def _bucket(address: StoreAddress, connect_timeout: timedelta) -> Any:
@@ -155,7 +156,9 @@ def _bucket(address: StoreAddress, connect_timeout: timedelta) -> Any:
             retry_config={"max_retries": _RETRIES, "retry_timeout": _TOTAL},
         )
     except BaseError as error:
-        raise SettingError(f"the store {address.url} cannot be used: {_first_line(error)}") from error
+        raise SettingError(
+            f"the store {address.url} cannot be used: {_first_line(error)}", hint=_ENDPOINT_HINT
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

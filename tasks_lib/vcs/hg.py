@@ -92,7 +92,10 @@ class HgRepository:
             ToolError, CancelledError: as `fetch`.
         """
         if not _NAME.fullmatch(name):
-            raise TransportError(f"invalid name {escape_text(name[:60])!r} of a tag")
+            raise TransportError(
+                f"invalid name {escape_text(name[:60])!r} of a tag",
+                hint="use letters, digits, '.', '_', '/', '+' or '-'",
+            )
         self._prepare(progress)
         words = ["identify", "--debug", "--id", f"--rev={name}", "--", url]  # --debug: the whole id
         done = run(self._command(words, key), progress)
@@ -101,7 +104,10 @@ class HgRepository:
             raise _failure(url, done, self._settings)
         found = next((line for line in lines if re.fullmatch("[0-9a-f]{40}", line)), "")
         if not found:
-            raise TransportError(f"{display_url(url)} did not name the changeset of {escape_text(name)}")
+            raise TransportError(
+                f"{display_url(url)} did not name the changeset of {escape_text(name)}",
+                hint="check the name with `hg identify --id --rev NAME URL`",
+            )
         return found
 
     def forget(self) -> None:
@@ -117,7 +123,11 @@ class HgRepository:
         """
         if not run(self._command(["files", "--rev", changeset, "path:.hgsub"]), progress).status:
             raise UnsupportedArchiveError(
-                archive=name, reason="has subrepositories", code="SUBREPOSITORIES", entry=b".hgsub"
+                archive=name,
+                reason="has subrepositories",
+                code="SUBREPOSITORIES",
+                entry=b".hgsub",
+                hint="define each of them, and put them in place in a toolchain",
             )
         words = ["archive", "--rev", changeset, "--type", "tar", "--prefix", TOP, "--no-decode", "-"]
         with stream_output(self._command(words), progress) as stream:
@@ -135,13 +145,19 @@ class HgRepository:
             for lock in ("wlock", "store/lock"):
                 (self.directory / ".hg" / lock).unlink(missing_ok=True)
         except OSError as error:
-            raise ToolError(f"cannot write to {self.directory}: {error.strerror or error}") from error
+            raise ToolError(
+                f"cannot write to {self.directory}: {error.strerror or error}",
+                hint="check the permissions and the free space of the cache",
+            ) from error
         if (self.directory / ".hg" / "store" / "journal").exists():
             run(self._command(["recover", "--no-verify"]), progress)
         if not (self.directory / ".hg" / "requires").is_file():
             done = run(self._command(["init"]), progress)
             if done.status:
-                raise ToolError(f"hg cannot create a repository in {self.directory}: {_said(done)}")
+                raise ToolError(
+                    f"hg cannot create a repository in {self.directory}: {_said(done)}",
+                    hint="check the permissions and the free space of the cache",
+                )
 
     def _command(self, words: Sequence[str], key: Path | None = None) -> Invocation:
         """Return the command line and environment of hg. Source: hg help environment, hg help config."""

@@ -133,7 +133,9 @@ class GitRepository:
         for ref in (f"refs/tags/{name}^{{}}", f"refs/tags/{name}", f"refs/heads/{name}", f"{name}^{{}}", name):
             if ref in found:
                 return str(found[ref])
-        raise TransportError(f"{display_url(url)} has no branch or tag called {escape_text(name)}")
+        raise TransportError(
+            f"{display_url(url)} has no branch or tag called {escape_text(name)}", hint="`git ls-remote URL` lists them"
+        )
 
     def list_refs(
         self, url: str, patterns: Sequence[str], progress: Progress, *, key: Path | None = None
@@ -164,13 +166,19 @@ class GitRepository:
             for left in _leftovers(self.directory):
                 left.unlink(missing_ok=True)
         except OSError as error:
-            raise ToolError(f"cannot write to {self.directory}: {error.strerror or error}") from error
+            raise ToolError(
+                f"cannot write to {self.directory}: {error.strerror or error}",
+                hint="check the permissions and the free space of the cache",
+            ) from error
         if (self.directory / "HEAD").is_file() and (self.directory / "objects").is_dir():
             return
         form = [] if len(commit) == 40 else ["--object-format=sha256"]  # git before 2.29 supports only SHA-1
         done = self._plain(["init", "--quiet", "--bare", "--template=", *form], progress)
         if done.status:
-            raise ToolError(f"git cannot create a repository in {self.directory}: {last_line(done.errors)}")
+            raise ToolError(
+                f"git cannot create a repository in {self.directory}: {last_line(done.errors)}",
+                hint="check the permissions and the free space of the cache",
+            )
 
     def _plain(self, words: Sequence[str], progress: Progress) -> Completed:
         return run(git_command(self._settings, self.directory, words), progress)

@@ -73,7 +73,9 @@ def read_submodules(
         return
     content = next(objects.small("blob", [identity]))
     if len(content) > _MAX_SETTINGS:
-        raise ToolError(f"{context.archive}: .gitmodules is larger than {format_size(_MAX_SETTINGS)}")
+        raise ToolError(
+            f"{context.archive}: .gitmodules is larger than {format_size(_MAX_SETTINGS)}", hint="leave submodules out"
+        )
     by_path = {fields.get("path", "").rstrip("/"): (name, fields) for name, fields in _read(content, context, progress)}
     for link in listing.gitlinks:
         name, fields = by_path.get(link.path.decode("utf-8", "surrogateescape"), ("", {}))
@@ -85,7 +87,10 @@ def _read(content: bytes, context: Superproject, progress: Progress) -> Iterator
     words = ["config", "--file", "-", "--no-includes", "--null", "--list"]
     done = run(git_command(context.settings, context.directory, words), progress, input=content)
     if done.status:
-        raise ToolError(f"cannot read .gitmodules: {last_line(done.errors)}")
+        raise ToolError(
+            f"cannot read .gitmodules: {last_line(done.errors)}",
+            hint="check it with `git config --file .gitmodules --list`, or leave submodules out",
+        )
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for item in done.output.decode("utf-8", "surrogateescape").split("\0"):
         key, _, value = item.partition("\n")
