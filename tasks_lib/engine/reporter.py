@@ -22,9 +22,8 @@ from tasks_lib.report import record
 from tasks_lib.session import current_session
 from tasks_lib.ui.events import BUS, Event, EventLog
 from tasks_lib.ui.json_output import JsonRenderer, error_document
-from tasks_lib.ui.lines import MAX_UP_TO_DATE
-from tasks_lib.ui.output import Output, TerminalInfo
-from tasks_lib.ui.renderer import Renderer, create_renderer
+from tasks_lib.ui.lines import MAX_UP_TO_DATE, create_renderer
+from tasks_lib.ui.output import Output, Renderer, TerminalInfo
 from tasks_lib.ui.run_state import Pushed, RunState
 
 __all__ = ["JsonReporter", "LinesReporter", "QuietReporter", "Reporter", "TerminalInfo"]

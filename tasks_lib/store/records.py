@@ -87,10 +87,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         if self.signature is not None:
             _signature_bytes(self.signature)
 
-    def has_url(self, url: str) -> bool:
-        """Return whether the bytes were obtained from `url`, as a definition writes it, or confirmed by it."""
-        return publish_url(url) in self.urls
-
     def with_urls(self, urls: Iterable[str]) -> Record:
         """Return the unsigned record with more URLs, as definitions write them; as many as a record can hold."""
         record = msgspec.structs.replace(self, signature=None)

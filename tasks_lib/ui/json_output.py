@@ -15,8 +15,7 @@ from io import StringIO
 from typing import Any, Final
 
 from tasks_lib.progress import Facts
-from tasks_lib.ui.events import Event
-from tasks_lib.ui.output import Output
+from tasks_lib.ui.output import Output, Renderer
 from tasks_lib.ui.run_state import RunState, TaskRun
 
 #: Version of the format; increase it when readers of the old format would misread the new one.
@@ -50,10 +49,10 @@ class _Text(StringIO):
         return self._descriptor
 
 
-class JsonRenderer:
+class JsonRenderer(Renderer):
     """Renderer that writes nothing until the end, then one document, whatever happened."""
 
-    interval_s: Final = 3600.0
+    interval_s = 3600.0
 
     def __init__(self, out: Output, ledger: RunState) -> None:
         self._out, self._ledger = out, ledger
@@ -70,18 +69,6 @@ class JsonRenderer:
             with contextlib.suppress(OSError):
                 self._stdout = os.dup(1)
                 os.dup2(2, 1)
-
-    def on_event(self, event: Event) -> None:
-        """Do nothing: the run state records the event."""
-
-    def ended(self, name: str, outcome: str, fail: Any, kept: str) -> None:
-        """Do nothing: the run state records the outcome."""
-
-    def passed(self, name: str, outcome: str) -> None:
-        """Do nothing: the run state records the outcome."""
-
-    def beat(self, now: float) -> None:
-        """Do nothing."""
 
     def finish(self) -> None:
         """Restore the streams and write the document."""

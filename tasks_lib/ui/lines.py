@@ -1,6 +1,7 @@
-"""Renderer for pipes and CI: one flushed line per event, no control characters except the markers of the CI.
+"""The choice of a renderer, and the renderer for pipes and CI.
 
-It keeps doit's own marks: `.  TASK` starts, `-- TASK` is up to date, `!! TASK` is ignored, `TaskFailed - taskid:TASK`.
+That one writes one flushed line per event, without control characters except the markers of the CI. It keeps doit's own
+marks: `.  TASK` starts, `-- TASK` is up to date, `!! TASK` is ignored, `TaskFailed - taskid:TASK`.
 """
 
 from __future__ import annotations
@@ -14,22 +15,37 @@ from typing import Any, Final, NamedTuple
 from tasks_lib.errors import escape_text
 from tasks_lib.progress import describe_wait
 from tasks_lib.ui.events import Event
-from tasks_lib.ui.output import Output, escaped_lines, painted
+from tasks_lib.ui.output import Output, Renderer, TerminalInfo, escaped_lines, painted
 from tasks_lib.ui.run_state import RunState, TaskRun, host_of
 from tasks_lib.units import counted, format_duration, format_estimate, format_size
 
 #: Maximum number of up-to-date tasks that are listed: ten thousand would hide other lines. The summary counts all.
 MAX_UP_TO_DATE: Final = 100
+#: Terminals that cannot move their cursor.
+_DUMB: Final = frozenset({"", "dumb", "unknown"})
 #: Events without a line, of which there are several for each task.
 _UNSEEN: Final = frozenset({"advance", "done", "end"})
 #: Seconds between two lines about a running task: CI services stop a job that writes nothing for ten minutes.
 STILL_RUNNING_S: Final = 30.0
 
 
-class LinesRenderer:
+def create_renderer(kind: str, out: Output, ledger: RunState, surroundings: TerminalInfo) -> Renderer:
+    """Return a renderer; `kind` is "auto", "live", "lines" or "quiet"."""
+    can_move = out.is_terminal and surroundings.terminal not in _DUMB
+    automatic = "always" if can_move else "never"
+    colour = automatic if surroundings.colour == "auto" else surroundings.colour
+    if can_move and (kind == "live" or (kind == "auto" and not surroundings.ci)):
+        from tasks_lib.ui.live import LiveRenderer  # rich is slow to import, needed only on a terminal
+
+        return LiveRenderer(out, ledger, colour=colour)
+    chatter = "quiet" if kind == "quiet" else "all"
+    return LinesRenderer(out, ledger, ci=surroundings.ci, colour=colour, chatter=chatter)
+
+
+class LinesRenderer(Renderer):
     """Shows a run line by line; thread-safe."""
 
-    interval_s: Final = 1.0
+    interval_s = 1.0
 
     def __init__(self, out: Output, ledger: RunState, *, ci: str, colour: str, chatter: str = "all") -> None:
         """Create a renderer.
@@ -46,9 +62,6 @@ class LinesRenderer:
         self._named = 0
         self._open = False
         self._told: dict[str, float] = {}
-
-    def begin(self) -> None:
-        """Do nothing: the first event writes the first line."""
 
     def on_event(self, event: Event) -> None:
         """Write the line of an event of a running task."""

@@ -22,7 +22,7 @@ from rich.text import Text
 from tasks_lib.errors import escape_text
 from tasks_lib.ui.events import Event
 from tasks_lib.ui.lines import SummaryLine, summarize_errors, summarize_failures, summarize_totals
-from tasks_lib.ui.output import Output, escaped_lines
+from tasks_lib.ui.output import Output, Renderer, escaped_lines
 from tasks_lib.ui.run_state import IDLE_PHASES, RunState, TaskRun, host_of
 from tasks_lib.units import format_duration, format_estimate, format_size
 
@@ -46,10 +46,10 @@ _PHASE_LABELS: Final = {
 }
 
 
-class LiveRenderer:
+class LiveRenderer(Renderer):
     """Redraws a block of lines; thread-safe."""
 
-    interval_s: Final = 0.125  # eight frames a second: a display starts to look restless at ten
+    interval_s = 0.125  # eight frames a second: a display starts to look restless at ten
 
     def __init__(self, out: Output, ledger: RunState, *, colour: str) -> None:
         """Create a renderer; `colour` is "always" or "never"."""
@@ -96,9 +96,6 @@ class LiveRenderer:
         if outcome == "failed":
             lines = [f"{fail.get_name()} - taskid:{escape_text(name)}", *escaped_lines(f"{fail.get_msg()}\n{kept}")]
             self._above([SummaryLine(line, "bad") for line in lines])
-
-    def passed(self, name: str, outcome: str) -> None:
-        """Do nothing: the totals count the task."""
 
     def beat(self, now: float) -> None:
         """Draw a frame."""
