@@ -263,11 +263,8 @@ _SENTENCES: Final = {
 def explain(task: Any, status: Any, values: Mapping[str, Any], makers: Mapping[str, str]) -> list[str]:
     """Return why a task would run, most important reason first; [] if it would not.
 
-    Args:
-        task: doit's task.
-        status: doit's status of the task, with its log.
-        values: values saved by the last success.
-        makers: path of a target -> name of the task that makes it.
+    `status` is doit's, with its log; `values` were saved by the last success; `makers` maps the path of a target to its
+    task.
     """
     if status.status == "up-to-date":
         return []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -15,7 +13,7 @@ from tasks_lib.archive import Entry, Reshape, detect_format, read
 from tasks_lib.definitions import DebianSource, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import ArchiveError, SettingError, TreeError, escape_text
-from tasks_lib.export.directory import RECORDS, Changes, ExportDirectory, RecordedFile, WantedFile
+from tasks_lib.export.directory import RECORDS, Changes, ExportDirectory, RecordedFile, WantedFile, open_export
 from tasks_lib.export.layouts import (
     LAYOUTS,
     OCI,
@@ -54,13 +52,8 @@ def export(
 ) -> Export:
     """Export definitions to a directory; obtain first what the cache does not have.
 
-    Args:
-        project: has the definitions and the cache.
-        layout_name: a name in `LAYOUTS`.
-        directory: the directory; it is created, and files of others in it stay.
-        words: names or globs of definitions; () for all. A toolchain means its fetches.
-        url_base: the URL at which the directory is served, "" for its `file:` URL.
-        progress: receives progress.
+    The directory is created, and files of others in it stay. `words` are names or globs of definitions, () for all; a
+    toolchain means its fetches. `url_base` is the URL at which the directory is served, "" for its `file:` URL.
 
     Raises:
         SettingError: `url_base` is not a URL, or no layout has this name.
@@ -71,12 +64,9 @@ def export(
     if layout_name not in LAYOUTS:
         known = ", ".join((*LAYOUTS, OCI))
         raise SettingError(f"no layout is named {escape_text(layout_name)!r}", hint=f"use one of {known}")
-    path = Path(os.path.realpath(directory))
-    target = ExportTarget(str(path), _check_url(url_base) or path.as_uri())
-    cache = project.context.cache
-    with cache.lock(hashlib.sha256(b"export " + os.fsencode(path)).hexdigest(), progress, "the lock of the export"):
-        owner = str(project.context.settings.fetchdefs.absolute())
-        place = ExportDirectory(path, layout_name, owner, cache, progress)
+    url = _check_url(url_base)
+    with open_export(project, directory, layout_name, progress) as place:
+        target = ExportTarget(str(place.path), url or place.path.as_uri())
         task = _Exporter(project, LAYOUTS[layout_name], place, words, progress)
         changes = place.update(task.wanted(target), task.is_stale)
     return Export(changes, task.left_out, task.layout.line(target))

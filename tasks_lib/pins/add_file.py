@@ -40,12 +40,7 @@ def obtain_content(
 ) -> Content:
     """Download and verify a file.
 
-    Args:
-        workspace: the project.
-        given: the URL, with the digest in its fragment.
-        promised: the digest that the API of the forge has.
-        keys: public keys of the project.
-        label: the name in messages.
+    `promised` is the digest that the API of the forge has; `label` is the name in messages.
 
     Raises:
         EditError: the URL is blocked, or returned a web page.

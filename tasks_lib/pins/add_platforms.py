@@ -64,12 +64,8 @@ def add_siblings(
 ) -> Platforms:
     """Download and verify the files of the other platforms; leave out those that cannot be had.
 
-    Args:
-        workspace: the project.
-        own: the name of the given file.
-        content: the given file.
-        assets: the names beside it, with the digest that the API of the forge has.
-        keys: public keys of the project.
+    `own` and `content` are those of the given file; `assets` are the names beside it, with the digest that the API of
+    the forge has.
 
     Raises:
         IntegrityError, SignatureError: one is not what the evidence says.
@@ -113,12 +109,7 @@ def write_platforms(
 
     Keys with the same value for each platform are above `platforms:`.
 
-    Args:
-        workspace: the project.
-        found: the content; the first is that of the given URL.
-        name: of the definition.
-        reshaping: what the command line says about the artifacts.
-        ending: of the name of the given file.
+    The content of the given URL is the first one in `found`; `ending` is that of the name of its file.
 
     Raises:
         EditError: the content of the given URL cannot be reshaped.

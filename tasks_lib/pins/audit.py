@@ -92,11 +92,7 @@ AuditOutcome = AuditFinding | str
 def audit(context: Context, fetches: Sequence[Fetch], osv: str, progress: Progress) -> list[AuditReport]:
     """Return the report about each definition, in their order.
 
-    Args:
-        context: the context of this run.
-        fetches: the definitions.
-        osv: directory or URL of advisories, "" for none.
-        progress: receives waits and warnings; checked for cancellation.
+    `osv` is the directory or URL of advisories, "" for none.
 
     Raises:
         SettingError: the directory of advisories does not exist.

@@ -34,11 +34,7 @@ class _Edit(NamedTuple):
 def insert_definition(text: str, name: str, content: Mapping[str, Value], under: KeyPath = ()) -> str:
     """Return `text` with a new definition at its sorted place, in the indentation of the others.
 
-    Args:
-        text: a definition file, which may be empty.
-        name: of the definition; it is not in the file.
-        content: its keys and values, in order.
-        under: the keys above the definitions, such as `tasks` in a `kind.yml`.
+    `text` may be empty. `under` are the keys above the definitions, such as `tasks` in a `kind.yml`.
 
     Raises:
         EditError: the file has a form that cannot be edited.
@@ -64,10 +60,7 @@ def insert_definition(text: str, name: str, content: Mapping[str, Value], under:
 def set_values(text: str, values: Mapping[KeyPath, str | int], tags: Mapping[KeyPath, str] | None = None) -> str:
     """Return `text` with other scalars; a key that is missing is added to its mapping.
 
-    Args:
-        text: a definition file.
-        values: the new values.
-        tags: the new tag of a value, for a comment on its line that is only a tag: `revision: ID # v1.2`.
+    `tags` has the new tag of a value, for a comment on its line that is only a tag: `revision: ID # v1.2`.
 
     Raises:
         EditError: a mapping does not exist in this file, or another definition shares a value.

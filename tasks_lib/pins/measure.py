@@ -49,14 +49,8 @@ def measure(
 ) -> Measured:
     """Download content into the cache, so that a run with its definition finds it there.
 
-    Args:
-        context: the context of this run.
-        name: for messages.
-        urls: in order of preference.
-        progress: receives progress and warnings.
-        written: the URL as the definition writes it.
-        headers: sent to the first URL only.
-        expected: digests that the content must have.
+    `name` is for messages; `urls` are in order of preference; `written` is the URL as the definition writes it.
+    `headers` are sent to the first URL only. The content must have all `expected` digests.
 
     Raises:
         IntegrityError: the content has another digest.

@@ -44,9 +44,7 @@ _INVALID: Final = re.compile(r"[^A-Za-z0-9._+~@-]+")
 def propose_name(url: str, top: str) -> str:
     """Return a name for the content of a URL, "" if it shows none.
 
-    Args:
-        url: without fragment.
-        top: the only top directory of the archive, "" for none.
+    `url` has no fragment; `top` is the only top directory of the archive, "" for none.
     """
     stem = _stem(file_name(url))
     version = find_version(url)

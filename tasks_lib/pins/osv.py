@@ -103,11 +103,7 @@ def find_advisories(
 ) -> dict[str, AdvisoryVerdict]:
     """Return the advisories about each definition, by its name.
 
-    Args:
-        context: the context of this run.
-        fetches: the definitions.
-        place: directory or http(s) URL that holds `ECOSYSTEM/all.zip`.
-        progress: receives waits; checked for cancellation.
+    `place` is the directory or http(s) URL that holds `ECOSYSTEM/all.zip`.
 
     Raises:
         SettingError: the directory does not exist.

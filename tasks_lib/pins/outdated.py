@@ -21,6 +21,7 @@ from tasks_lib.pins.versions import (
     is_newer,
     is_prerelease,
     is_version,
+    middle,
     parse_tag,
     spell_like,
     version_at,
@@ -189,7 +190,5 @@ def _between(name: str, before: str, after: str) -> str:
         if own is None:
             return ""
         name, after = name[: own.start()], after[: ending.start()]
-    if not (name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after)):
-        return ""
-    version = name[len(before) : len(name) - len(after)]
+    version = middle(name, before, after)
     return version if is_version(version) else ""

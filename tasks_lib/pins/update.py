@@ -29,7 +29,7 @@ from tasks_lib.pins.edit import read_value, set_values
 from tasks_lib.pins.measure import inspect, measure, refuse_page
 from tasks_lib.pins.tree_diff import EntryTable, TreeDiff, compare, list_archive, list_tree
 from tasks_lib.pins.versions import Tag, find_version, parse_tag, replace_version, spell_like
-from tasks_lib.pins.workspace import Workspace, editing, key_path, read_text, write_text
+from tasks_lib.pins.workspace import Workspace, editing, key_path, read_text, write_bytes
 from tasks_lib.pins.yaml_text import KeyPath
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.signature.gpg import read_key_file
@@ -98,11 +98,7 @@ class _Revised(NamedTuple):
 def update(workspace: Workspace, fetch: Fetch, request: UpdateRequest, newest: Target) -> Updated:
     """Move one definition, and write its file unless the mode is "dry-run".
 
-    Args:
-        workspace: the project.
-        fetch: the definition.
-        request: what the command line says.
-        newest: the newest version; an empty one if there is none that is newer.
+    `newest` is the newest version, an empty target if nothing newer is known.
 
     Raises:
         CancelledError: the run was asked to stop.
@@ -179,7 +175,7 @@ def _write(
         )
         done.diff = "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
         if request.mode == "write":
-            write_text(done.file, after)
+            write_bytes(done.file, after.encode())
 
 
 # --- files ------------------------------------------------------------------------------------

@@ -89,11 +89,7 @@ class Workspace(NamedTuple):
     def read_block(self, name: str, content: Mapping[str, Value], file: Path, more_mirrors: str = "") -> Fetch:
         """Return the value of a new definition.
 
-        Args:
-            name: of the definition.
-            content: its keys.
-            file: that it is written to.
-            more_mirrors: the text of `mirrors.yml` after the edit, "" if it stays.
+        `more_mirrors` is the text of `mirrors.yml` after the edit, "" if it stays.
 
         Raises:
             EditError: the definition is not valid.
@@ -148,17 +144,12 @@ def read_text(path: Path) -> str:
         ) from error
 
 
-def write_text(path: Path, text: str) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file atomically; keep its mode and a symlink to it; create its directory.
 
     Raises:
         EditError: it cannot be written.
     """
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """As `write_text`."""
     target = Path(os.path.realpath(path))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -38,10 +38,7 @@ class RecordError(FetchError):
 def build_record(ledger: RunState, *, now_s: float, ended_at: float) -> RunRecord:
     """Return the record of a run that ends now; `tasks` is a generator.
 
-    Args:
-        ledger: the state of the run.
-        now_s: the current time in monotonic seconds.
-        ended_at: the current time in seconds since the epoch.
+    `now_s` is monotonic; `ended_at` counts from the epoch.
     """
     names = [*ledger.runs, *(name for name in ledger.seen if name not in ledger.runs)]
     kept = names[:MAX_TASKS]

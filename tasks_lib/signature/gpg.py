@@ -58,12 +58,9 @@ class Gpg:
     ) -> ValidSignature:
         """Check a detached signature over a whole file.
 
-        Args:
-            content: an open file with a descriptor; read from its start, left at its start.
-            signature: binary or armored.
-            keys: public keys, binary or armored.
-            fingerprint: hex of the only primary key that may sign; "" allows every primary key of `keys`.
-            progress: checked for cancellation.
+        The content is an open file with a descriptor, read from its start and left there. Signature and keys are binary
+        or armored. `fingerprint` is the hex of the only primary key that may sign; "" allows every primary key of
+        `keys`.
 
         Raises:
             SignatureError: it is not exactly one good signature of an allowed key.
@@ -90,24 +87,16 @@ class Gpg:
         if b"-----BEGIN PGP SIGNED MESSAGE-----" not in message:
             raise SignatureError("the text is not signed: it contains no PGP signed message", hint=_UNSIGNED_HINT)
         with self._home(keys, fingerprint, progress) as (home, allowed):
-            home.write("message", message)
-            output = home.path / "text"
-            said = home.run([*_WEAK, "--output", str(output), "--verify", "--", str(home.path / "message")])
-            verdict = evaluate(said, allowed, time.time())
-            return verdict, output.read_bytes()
+            said = home.verify_text(message)
+            return evaluate(said, allowed, time.time()), (home.path / "text").read_bytes()
 
     def verify_by_any(
         self, message: bytes, *, keys: bytes, fingerprints: Collection[str], progress: Progress
     ) -> tuple[list[ValidSignature], bytes]:
         """Check a clear-signed text that several keys may have signed; return the good signatures and the text.
 
-        The caller compares the expiry of the keys with the date of the text.
-
-        Args:
-            message: the text, with nothing before or after it.
-            keys: public keys, binary or armored.
-            fingerprints: hex of the primary keys of which one must have signed it.
-            progress: checked for cancellation.
+        Nothing may be before or after the text. `fingerprints` are the hex of the primary keys of which one must have
+        signed it. The caller compares the expiry of the keys with the date of the text.
 
         Raises:
             SignatureError: a signature does not match, or none is a good one of an allowed key.
@@ -119,9 +108,7 @@ class Gpg:
             wanted = {one.upper() for one in fingerprints}
             if wanted.isdisjoint(found.primaries):
                 _restrict(found, min(wanted))  # raises
-            home.write("message", message)
-            output = home.path / "text"
-            said = home.run([*_WEAK, "--output", str(output), "--verify", "--", str(home.path / "message")])
+            said = home.verify_text(message)
             allowed = Allowed(primaries=found.primaries & wanted, expiries=found.expiries)
             good, refused = evaluate_each(said, allowed, time.time())
             if not good:
@@ -129,7 +116,7 @@ class Gpg:
                 raise next(
                     known, refused[0] if refused else SignatureError("gpg found no signature", hint=_UNSIGNED_HINT)
                 )
-            return good, output.read_bytes()
+            return good, (home.path / "text").read_bytes()
 
     def list_expiries(self, keys: bytes, fingerprint: str, progress: Progress) -> dict[str, int]:
         """Return the expiry of each primary key that may sign, in seconds since 1970 (0: never).
@@ -183,6 +170,11 @@ class _Home:
             status.seek(0)
             lines = status.read(_MAX_SAID).decode("utf-8", "replace").splitlines()
         return [line.removeprefix("[GNUPG:] ") for line in lines if line.startswith("[GNUPG:] ")]
+
+    def verify_text(self, message: bytes) -> list[str]:
+        """Verify a clear-signed text, write what was verified to the file `text`; return the status lines."""
+        file = self.write("message", message)
+        return self.run([*_WEAK, "--output", str(self.path / "text"), "--verify", "--", str(file)])
 
     def read_output(self, arguments: list[str]) -> list[str]:
         """Run gpg; return the lines of its standard output."""

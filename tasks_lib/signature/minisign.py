@@ -28,11 +28,7 @@ _TRUSTED: Final = "trusted comment: "
 def verify_minisign(content: BinaryIO, signature: bytes, *, public_key: str, progress: Progress) -> ValidSignature:
     """Check a minisign signature over a whole file.
 
-    Args:
-        content: an open file; read from its start, left at its start.
-        signature: the text of the `.minisig` file.
-        public_key: its base64 line (`RW...`).
-        progress: checked for cancellation.
+    The open file is read from its start and left there. `public_key` is its base64 line (`RW...`).
 
     Raises:
         SignatureError: it is not a good signature of this key.

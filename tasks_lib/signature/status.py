@@ -94,10 +94,7 @@ def _date(seconds: int) -> str:
 def evaluate(lines: Iterable[str], allowed: Allowed, now: float) -> ValidSignature:
     """Return the one valid signature that gpg's status lines report.
 
-    Args:
-        lines: the status lines, without their prefix.
-        allowed: the accepted keys.
-        now: seconds since 1970.
+    The lines have no prefix; `now` is in seconds since 1970.
 
     Raises:
         SignatureError: the lines report anything but one good signature of an allowed, valid key.
@@ -121,11 +118,6 @@ def evaluate_each(
     """Return the good signatures by allowed keys of a text that several keys signed, and why others are refused.
 
     The caller judges the expiry of the keys: a key that has expired since it signed an old text is not refused here.
-
-    Args:
-        lines: the status lines, without their prefix.
-        allowed: the accepted keys.
-        now: seconds since 1970.
     """
     groups: list[list[str]] = []
     for line in lines:

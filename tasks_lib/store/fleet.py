@@ -199,12 +199,8 @@ class Fleet:
     ) -> None:
         """Create the fleet.
 
-        Args:
-            members: the stores in their order.
-            counts: counts what the stores provided and received.
-            trust: "none": records are not read; "any": they are believed; "signed": if one of `keys` signed them.
-            keys: the trusted keys, needed for "signed".
-            uploads: writes what the run obtains and makes; None if it does not write.
+        `trust` is "none": records are not read; "any": they are believed; "signed": if one of `keys` signed them.
+        `uploads` writes what the run obtains and makes; None if it does not write.
         """
         self.members: Final = members
         self.counts: Final = counts

@@ -160,12 +160,8 @@ def _encode(record: Record) -> bytes:
 def accept_record(data: bytes, *, key: str, platform: str, keys: TrustedKeys | None, store: str) -> Record:
     """Return the record that a store returned for a recipe key, if it can be used.
 
-    Args:
-        data: at most `MAX_RECORD_BYTES` + 1 bytes.
-        key: the recipe key that was asked for.
-        platform: this machine's; a record is for it or for any.
-        keys: one of them must have signed the record; None to trust any record.
-        store: the name of the store for the message.
+    `data` has at most `MAX_RECORD_BYTES` + 1 bytes; `key` is the recipe key that was asked for. The record must be for
+    this `platform` or for any, and signed by one of `keys`; None trusts any record.
 
     Raises:
         UntrustedResultError: it is not a record, belongs to another key or platform, or no trusted key signed it.

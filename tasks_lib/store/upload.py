@@ -62,11 +62,8 @@ class StoreWriter:
     def __init__(self, members: Sequence[StoreMember], cache: Cache, key: SigningKey | None, counts: Counts) -> None:
         """Create the writer.
 
-        Args:
-            members: the stores of the run.
-            cache: has the content.
-            key: signs records; without it only content is written.
-            counts: counts what was written, and receives the reasons why something was not.
+        `cache` has the content; `key` signs records, without it only content is written. `counts` also receives the
+        reasons why something was not written.
         """
         self.members: Final = [one for one in members if one.store.can_write]
         self._cache, self._key, self._counts = cache, key, counts

@@ -50,12 +50,8 @@ class LinesRenderer(Renderer):
     def __init__(self, out: Output, ledger: RunState, *, ci: str, colour: str, chatter: str = "all") -> None:
         """Create a renderer.
 
-        Args:
-            out: stream to write to.
-            ledger: state of the run.
-            ci: "github", "gitlab" or anything else.
-            colour: "always" or "never".
-            chatter: "all", or "quiet" for warnings and failures only.
+        `ci` is "github", "gitlab" or anything else; `colour` is "always" or "never"; `chatter` is "all", or "quiet" for
+        warnings and failures only.
         """
         self._out, self._ledger, self._ci, self._colour, self._chatter = out, ledger, ci, colour, chatter
         self._lock = threading.Lock()

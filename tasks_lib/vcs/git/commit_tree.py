@@ -61,11 +61,8 @@ class Listing:
 def read_commit_tree(objects: Objects, commit: str, *, name: str, limits: Limits) -> Listing:
     """Return the entries of a commit, verified from its id down.
 
-    Args:
-        objects: reader of its repository.
-        commit: full commit id.
-        name: name of the archive, for error messages.
-        limits: limits for the number of entries, and for the bytes of their paths, in all directories.
+    `name` is that of the archive, for messages. The limits are those of the number of entries, and of the bytes of
+    their paths, in all directories.
 
     Raises:
         DigestMismatchError, ToolError: as `Objects.small`.

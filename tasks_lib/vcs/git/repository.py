@@ -73,11 +73,7 @@ class GitRepository:
     def fetch(self, url: str, commit: str, progress: Progress, *, key: Path | None = None) -> None:
         """Fetch only the commit, or everything if the server does not serve a commit by its id.
 
-        Args:
-            url: a URL that `urls.check_url` accepted.
-            commit: full commit id.
-            progress: receives the number of received bytes.
-            key: private key for ssh.
+        `urls.check_url` accepted the URL. Without a `key`, ssh chooses one.
 
         Raises:
             TransportError: the server did not send it; `transient` tells whether to try again.

@@ -50,11 +50,7 @@ def read_submodules(
 ) -> Iterator[Submodule]:
     """Yield the submodules of a commit.
 
-    Args:
-        listing: entries of the parent.
-        context: the parent; relative URLs are resolved against its URL.
-        objects: reader of the repository of the parent.
-        progress: receives a warning for each directory that stays empty.
+    Relative URLs are resolved against that of the parent, `context`. A directory that stays empty is a warning.
 
     Raises:
         UnsafeEntryError: the name, path or URL of a submodule is rejected.
