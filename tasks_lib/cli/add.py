@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from tasks_lib.cli.project_command import DRY_RUN, FORMAT, JSON, PinCommand, given_path
+from tasks_lib.cli.project_command import DRY_RUN, FORMAT, PinCommand, given_path
 from tasks_lib.definitions import Definitions
-from tasks_lib.engine.base_command import PURPOSES, flag, option, usage_error
+from tasks_lib.engine.base_command import JSON, flag, option, usage_error
 from tasks_lib.errors import escape_lines, escape_text
 from tasks_lib.layout import find_layout
 from tasks_lib.network import redacted
@@ -25,7 +25,6 @@ class AddCommand(PinCommand):
     """`doit add`."""
 
     name = "add"
-    doc_purpose = PURPOSES["add"]
     doc_usage = "URL"
     doc_description = (
         "URL is a file, or a repository with a tag or commit: https://example.org/x.git#v1.2. A fragment #sha256=HEX "

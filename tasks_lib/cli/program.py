@@ -22,9 +22,8 @@ from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.fs.processes import replace_process
 from tasks_lib.incremental import path_notes
 from tasks_lib.packaging import add_arguments
-from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.settings import SETTINGS
-from tasks_lib.ui.events import write_to_stderr
+from tasks_lib.ui.events import stderr_progress
 
 if TYPE_CHECKING:
     from tasks_lib.project import Project
@@ -99,7 +98,7 @@ def _is_option(word: str, known: set[str]) -> bool:
 
 def _load(options: argparse.Namespace) -> Project:
 
-    progress = LineProgress(write_to_stderr, describe_wait)
+    progress = stderr_progress()
     offline = True if options.offline else None
     return doit_fetch.Project.load(offline=offline, settings=options.settings, progress=progress)
 

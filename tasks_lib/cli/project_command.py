@@ -17,6 +17,7 @@ from tasks_lib.engine.base_command import (
     STARTED_IN,
     BaseCommand,
     flag,
+    format_option,
     load_dodo,
     require_session,
     start_without_dodo,
@@ -24,13 +25,13 @@ from tasks_lib.engine.base_command import (
     yield_to_task,
 )
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, UnknownNameError, escape_lines, escape_text
-from tasks_lib.progress import LineProgress, describe_wait
+from tasks_lib.progress import LineProgress
 from tasks_lib.session import Session
-from tasks_lib.ui.events import write_to_stderr
+from tasks_lib.ui.events import stderr_progress
 
 
 class ProjectCommand(BaseCommand, abc.ABC):
-    """A command about a project. Exit status: 0 success; 1 failure; `unusable` for invalid definitions; 3 usage error.
+    """A command about a project. Exit status: 0 success; `failure`; `unusable` for invalid definitions; 3 usage error.
 
     A name that no definition has is a usage error.
     """
@@ -38,6 +39,8 @@ class ProjectCommand(BaseCommand, abc.ABC):
     name: str
     #: Exit status if the definitions cannot be used: 3 where nothing can be done without them, 2 where they are judged.
     unusable = 3
+    #: Exit status of other errors.
+    failure = 1
 
     def execute(self, params: Any, args: list[str]) -> int:
         """Run the command; a task of the dodo.py that has its name runs instead.
@@ -56,7 +59,7 @@ class ProjectCommand(BaseCommand, abc.ABC):
             raise usage_error(escape_lines(str(error))) from None
         except FetchError as error:
             sys.stderr.write(f"ERROR: {escape_lines(str(error))}\n")
-            return 1
+            return self.failure
         except KeyboardInterrupt:
             return 130
 
@@ -78,17 +81,6 @@ class ProjectCommand(BaseCommand, abc.ABC):
             InvalidCommand: the command line is wrong.
             FetchError: it fails.
         """
-
-
-JSON: Final = flag("json", "short for --format json")
-
-
-def format_option(*choices: tuple[str, str]) -> dict[str, Any]:
-    """Return the option `--format` with these choices, of which the first is the default."""
-    return {
-        "name": "format", "short": "", "long": "format", "metavar": "FORMAT", "type": str, "default": choices[0][0],
-        "choices": choices, "help": "output format [default: %(default)s]",
-    }  # fmt: skip
 
 
 class DefinitionCommand(ProjectCommand):
@@ -160,7 +152,7 @@ class PinCommand(ProjectCommand):
         """Edit, and show what was done as text or JSON."""
         if params["json"]:
             params["format"] = "json"
-        return self.edit(session, params, args, LineProgress(write_to_stderr, describe_wait))
+        return self.edit(session, params, args, stderr_progress())
 
     @abc.abstractmethod
     def edit(self, session: Session, params: Any, args: list[str], progress: LineProgress) -> int:

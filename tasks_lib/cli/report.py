@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from tasks_lib.engine.base_command import (
-    PURPOSES,
     BaseCommand,
     format_write_error,
     load_dodo,
@@ -31,7 +30,6 @@ class ReportCommand(BaseCommand):
     """`doit report`."""
 
     name = "report"
-    doc_purpose = PURPOSES["report"]
     doc_usage = ""
     doc_description = "The page needs no network; open the trace in Perfetto."
     cmd_options = _OPTIONS

@@ -11,8 +11,8 @@ from tasks_lib.cli.maintenance import SessionCommand, load_plan, print_lines
 from tasks_lib.context import Context
 from tasks_lib.definitions import Definitions, Fetch, Image, Toolchain
 from tasks_lib.definitions.lookup import find_definitions
-from tasks_lib.engine.base_command import PURPOSES, flag, from_start, option, usage_error
-from tasks_lib.errors import SettingError, StoreError, UnknownNameError, escape_text
+from tasks_lib.engine.base_command import flag, from_start, option, usage_error
+from tasks_lib.errors import SettingError, StoreError, escape_text
 from tasks_lib.incremental.selection import closure
 from tasks_lib.progress import LineProgress
 from tasks_lib.steps.source_package import list_shared_files
@@ -30,7 +30,6 @@ class StoreCommand(SessionCommand):
     """`doit store`."""
 
     name = "store"
-    doc_purpose = PURPOSES["store"]
     doc_usage = "[push [NAME ...] | pull [NAME ...] | keygen FILE | prune]"
     doc_description: Any = (
         "Without a word: what each store can do: reads, writes, ranges, latency, clock, whose results are used. "
@@ -47,7 +46,7 @@ class StoreCommand(SessionCommand):
         flag("yes", "prune: delete without --dry-run first"),
     )
 
-    def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
+    def maintain(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Do one of the actions."""
         action, names = (args[0], args[1:]) if args else ("status", [])
         if action not in _ACTIONS:
@@ -62,13 +61,10 @@ class StoreCommand(SessionCommand):
         return max(self._use_stores(action, names, context, params, progress), int(bool(offline)))
 
     def _use_stores(self, action: str, names: list[str], context: Context, params: Any, progress: LineProgress) -> int:
-        try:
-            if action == "push":
-                return _push(context, names, params, progress)
-            if action == "pull":
-                return _pull(context, names, progress)
-        except UnknownNameError as error:
-            raise usage_error(str(error)) from None
+        if action == "push":
+            return _push(context, names, params, progress)
+        if action == "pull":
+            return _pull(context, names, progress)
         if names:
             raise usage_error(f"`store {action}` takes no names, got {escape_text(names[0])!r}\nleave it out")
         return _prune(context, params) if action == "prune" else _status(context)

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tasks_lib.cli.project_command import DRY_RUN, FORMAT, JSON, PinCommand, select_fetches
+from tasks_lib.cli.project_command import DRY_RUN, FORMAT, PinCommand, select_fetches
 from tasks_lib.definitions import Fetch
-from tasks_lib.engine.base_command import PURPOSES, flag, option, usage_error
+from tasks_lib.engine.base_command import JSON, flag, option, usage_error
 from tasks_lib.errors import CancelledError, FetchError, escape_lines, escape_text
 from tasks_lib.pins.commits import Target
 from tasks_lib.pins.outdated import look_up
@@ -22,7 +22,6 @@ class UpdateCommand(PinCommand):
     """`doit update`."""
 
     name = "update"
-    doc_purpose = PURPOSES["update"]
     doc_usage = "NAME..."
     doc_description = (
         "Without --to and --url: to the newest version; if there is none, the present URL is measured again. Only the "

@@ -221,9 +221,9 @@ def _ask_release(
 ) -> tuple[Expected | None, Mapping[str, Expected | None]]:
     """Return the digest that the API of the forge has for a file, and for platforms the names beside it."""
     context, progress = workspace.context, workspace.progress
-    asset = forge.find_asset(url, context.settings.github_api)
     if request.scope == "file":
-        return (forge.read_digest(context, asset, progress) if asset is not None else None), {}
+        return forge.read_digest(context, url, progress), {}
+    asset = forge.find_asset(url, context.settings.github_api)
     if asset is None:
         return None, list_directory(workspace, url)
     assets = dict(forge.read_assets(context, asset, progress))
@@ -312,15 +312,15 @@ def _find_commit(workspace: Workspace, url: str, tag: str) -> Fetch | None:
 
 def _add_commit(workspace: Workspace, request: AddRequest, given: GivenUrl) -> Added:
     """Return the definition of a commit, after fetching it."""
-    commit = resolve_tag(workspace, given)
-    known = _find_commit(workspace, given.url, commit.revision)
+    target = resolve_tag(workspace, given)
+    known = _find_commit(workspace, given.url, target.commit)
     if known is not None and not request.name:
         added = Added(name=known.name, file=Path(known.file), content={})
-        added.notes.append(f"{commit.revision} is already defined as {known.name} ({known.file}:{known.line})")
+        added.notes.append(f"{target.commit} is already defined as {known.name} ({known.file}:{known.line})")
         return added
-    name = request.name or propose_repository_name(given.url, commit.tag or commit.revision[:12])
+    name = request.name or propose_repository_name(given.url, target.tag or target.commit[:12])
     _require_free(workspace, name)
-    fields: dict[str, Value] = {"type": "git", "repo": given.url, "revision": commit.revision}
+    fields: dict[str, Value] = {"type": "git", "repo": given.url, "revision": target.commit}
     if request.prefix:
         fields["path-prefix"] = request.prefix.rstrip("/")
     file = workspace.choose_file(request.file)
@@ -328,7 +328,7 @@ def _add_commit(workspace: Workspace, request: AddRequest, given: GivenUrl) -> A
     source = workspace.read_block(name, content, file).source
     assert isinstance(source, Git), "the block has this type"
     commit_archive(workspace.context, source, workspace.progress)
-    what = f"tag {commit.tag}" if commit.tag else "commit"
+    what = f"tag {target.tag}" if target.tag else "commit"
     detail = f"{what} of {display_url(given.url)}"
     return Added(name=name, file=file, content=content, evidence=[Evidence(FIRST_USE, detail)])
 

@@ -29,14 +29,7 @@ class Target(NamedTuple):
     where: str = ""
 
 
-class Commit(NamedTuple):
-    """A commit, and the tag that names it, "" for none."""
-
-    revision: str
-    tag: str
-
-
-def resolve_tag(workspace: Workspace, given: GivenUrl) -> Commit:
+def resolve_tag(workspace: Workspace, given: GivenUrl) -> Target:
     """Return the commit that a fragment names.
 
     Raises:
@@ -45,11 +38,11 @@ def resolve_tag(workspace: Workspace, given: GivenUrl) -> Commit:
     """
     wanted = given.tag.removeprefix("refs/tags/")
     if _is_commit(wanted):
-        return Commit(wanted, "")
+        return Target(commit=wanted)
     refs = list_refs(workspace.context, given.url, ("refs/tags/*", "refs/heads/*"), workspace.progress)
     found = refs.get(f"refs/tags/{wanted}^{{}}") or refs.get(f"refs/tags/{wanted}")
     if wanted and found:
-        return Commit(found, wanted)
+        return Target(tag=wanted, commit=found)
     place = escape_text(display_url(given.url))
     if not wanted:
         raise EditError(f"which commit of {place}?", hint="append #TAG or #COMMIT")

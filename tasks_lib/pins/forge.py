@@ -60,8 +60,11 @@ def api_headers(base: str, environ: Mapping[str, str]) -> dict[str, str]:
     return headers | ({"Authorization": f"Bearer {token}"} if token and is_private_route(base) else {})
 
 
-def read_digest(context: Context, asset: Asset, progress: Progress) -> Expected | None:
-    """Return the digest that the API has for an asset, None if it has none or cannot be asked."""
+def read_digest(context: Context, url: str, progress: Progress) -> Expected | None:
+    """Return the digest that the API has for a file, None if that is no asset, has none or cannot be asked."""
+    asset = find_asset(url, context.settings.github_api)
+    if asset is None:
+        return None
     return next((digest for name, digest in read_assets(context, asset, progress) if name == asset.name), None)
 
 

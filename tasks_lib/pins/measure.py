@@ -153,25 +153,6 @@ def _find_top(file: BinaryIO, name: str, kind: str, limits: Limits, check: Calla
     return next(iter(tops)).decode("utf-8", "replace") if tops and depth else ""
 
 
-def read_small(
-    context: Context,
-    name: str,
-    url: str,
-    limit: int,
-    progress: Progress,
-    headers: Mapping[str, str],
-) -> tuple[Integrity, bytes]:
-    """Download a small file into the cache; return its integrity and content.
-
-    Raises:
-        AllSourcesFailedError, OfflineError, CacheUnavailableError, CancelledError: as `UnverifiedDownloader.obtain`.
-    """
-    request = UnverifiedRequest(name=name, urls=(url,), limit=limit, headers=headers, on_secret="refuse")
-    integrity = context.unverified.obtain(request, progress)
-    with context.cache.open(integrity) as file:
-        return integrity, file.read(limit)
-
-
 def describe_failure(error: FetchError) -> str:
     """Return the reason of a failed look-up in one line."""
     return " ".join(error.message.split())

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from tasks_lib.context import Context
 from tasks_lib.definitions.values import file_name_of
 from tasks_lib.digest import Digest, Integrity
+from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import (
     AllSourcesFailedError,
     IntegrityError,
@@ -25,7 +26,7 @@ from tasks_lib.errors import (
 )
 from tasks_lib.network import redacted
 from tasks_lib.pins.evidence import LISTED, SIGNED, UNVERIFIED, Evidence, PublicKey, for_minisign, for_openpgp
-from tasks_lib.pins.measure import describe_failure, read_small
+from tasks_lib.pins.measure import describe_failure
 from tasks_lib.pins.yaml_text import Value
 from tasks_lib.progress import Progress
 from tasks_lib.signature import MAX_SIGNATURE_BYTES, ValidSignature, find_listed_digest, verify_minisign
@@ -191,10 +192,15 @@ class _Check(NamedTuple):
 
     def _read(self, sibling: _Sibling, limit: int) -> tuple[Integrity, bytes] | None:
         """Return a sibling, None if the server does not have it: an HTML page is neither a signature nor a list."""
+        request = UnverifiedRequest(
+            name=_name(sibling), urls=(sibling.url,), limit=limit, headers=self.headers, on_secret="refuse"
+        )
         try:
-            blob, text = read_small(self.context, _name(sibling), sibling.url, limit, self.progress, self.headers)
+            blob = self.context.unverified.obtain(request, self.progress)
         except (AllSourcesFailedError, OfflineError):
             return None
+        with self.context.cache.open(blob) as file:
+            text = file.read(limit)
         return None if text.lstrip()[:1] in (b"<", b"") else (blob, text)
 
     def _compare(self, sibling: _Sibling, listed: Digest) -> None:

@@ -283,8 +283,7 @@ def _measure(workspace: Workspace, name: str, source: StaticUrl, given: GivenUrl
     urls = source.locations
     if not urls:
         raise EditError("mirrors.yml blocks every URL of the definition", hint="allow the host there")
-    asset = forge.find_asset(source.url, context.settings.github_api)
-    promised = forge.read_digest(context, asset, progress) if asset is not None else None
+    promised = forge.read_digest(context, source.url, progress)
     same = urls[0] == source.url
     measured = measure(
         context,
