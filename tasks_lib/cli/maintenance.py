@@ -59,7 +59,7 @@ _PROGRESS_INTERVAL_S: Final = 5.0
 
 
 class SessionCommand(ProjectCommand):
-    """A command about the cache or the stores. Exit status 0: success; 1: as its help says; 3: error; 130: interrupted."""
+    """A command about the cache or the stores. Exit status 0: success; 1: as its help says; 3: error; 130: Ctrl-C."""
 
     doc_usage = ""
     failure = 3

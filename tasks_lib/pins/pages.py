@@ -15,7 +15,6 @@ from tasks_lib.progress import LineProgress, Progress
 from tasks_lib.retry import Retry
 from tasks_lib.transport import Response
 from tasks_lib.transport.urls import safe_origin
-from tasks_lib.units import format_size
 
 _NONE: Final[Mapping[str, str]] = {}
 #: Seconds for all attempts at one page.
@@ -118,7 +117,7 @@ def _read(response: Response, limit: int) -> bytes:
     for chunk in response.chunks(limit + 1):
         body += chunk
     if len(body) > limit:
-        raise TransportError(f"the answer has more than {format_size(limit)}", hint="use a URL with a shorter answer")
+        raise TransportError(f"the answer has more than {limit} bytes", hint="use a URL with a shorter answer")
     if response.broken:
         raise TransportError(f"the connection ended after {len(body)} bytes", hint="run again later", transient=True)
     if response.encoding:
