@@ -175,7 +175,7 @@ class CacheCommand(SessionCommand):
             *_format_hit_rates(context.cache.maintenance.runs()),
         ]
         blobs = [item for item in items if item.kind in ("blob", "repository", "tree")]
-        names = _human_names(items)
+        names = {item.inode: item.name for item in items if item.kind == "artifact"}
         now_s = time.time()
         largest = sorted(blobs, key=lambda item: -item.size)[:_MAX_LISTED]
         oldest = sorted(blobs, key=lambda item: item.written_s)[:_MAX_LISTED]
@@ -321,7 +321,7 @@ def _print_summary(report: VerifyReport, progress: LineProgress) -> int:
     lines += [f"not in the cache: {escape_text(task)}" for task in report.missing]
     lines += [f"repaired: {escape_text(task)}" for task in report.repaired]
     lines += [f"not repaired: {escape_text(task)}" for task in report.failed]
-    checked = ", ".join(f"{count} {kind}s" for kind, count in report.checked.items()) or "nothing"
+    checked = ", ".join(counted(count, kind) for kind, count in report.checked.items()) or "nothing"
     unconfirmed = f", {len(report.unconfirmed)} not confirmed" if report.unconfirmed else ""
     lines.append(f"verified {checked}, {format_size(progress.size)} read; {len(report.damaged)} damaged{unconfirmed}")
     print_lines(lines)
@@ -351,10 +351,6 @@ def _format_hit_rates(runs: list[tuple[int, int, int]]) -> list[str]:
         return f"{hits} of {hits + missed} hits ({100 * hits / max(1, hits + missed):.0f} %)"
 
     return [f"last run: {rate(runs[-1:])}", f"last {counted(len(runs), 'run')}: {rate(runs)}"]
-
-
-def _human_names(items: list[InventoryItem]) -> dict[tuple[int, int], str]:
-    return {item.inode: item.name for item in items if item.kind == "artifact"}
 
 
 def _format_item(item: InventoryItem, names: Mapping[tuple[int, int], str]) -> str:

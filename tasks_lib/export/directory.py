@@ -142,15 +142,14 @@ class ExportDirectory:
         Raises:
             TreeError: a path is taken.
         """
-        taken = next((one.path for one in missing if one.path not in recorded and self._exists(one.path)), "")
+        taken = next(
+            (one.path for one in missing if one.path not in recorded and os.path.lexists(self.path / one.path)), ""
+        )
         if taken:
             raise TreeError(
                 f"{escape_text(str(self.path / taken))} exists, and no export wrote it",
                 hint="move it away, or export to another directory",
             )
-
-    def _exists(self, path: str) -> bool:
-        return os.path.lexists(self.path / path)  # a symlink counts, whatever its target
 
     def _write_files(self, missing: Iterable[WantedFile]) -> None:
         with DirectoryChain(self.path) as chain, DirectoryChain(self.path / RECORDS) as records:

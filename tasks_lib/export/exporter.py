@@ -23,7 +23,6 @@ from tasks_lib.export.layouts import (
     ExportLayout,
     ExportTarget,
     ExtractedTree,
-    WrittenText,
 )
 from tasks_lib.formats import SINGLE
 from tasks_lib.fs.files import hash_descriptor
@@ -117,7 +116,7 @@ class _Exporter:
         for text in texts:
             if text.path in files:
                 raise _conflict(files[text.path].names[0], f"the file {text.path}", text.path)
-            files[text.path] = _wanted_text(text)
+            files[text.path] = WantedFile(text.path, Integrity.of(text.content), text.names, text.content, text.mode)
         _check_directories(files)
         return files
 
@@ -238,10 +237,6 @@ def _source_directory(tree: Path) -> str:
     entries = list(tree.iterdir())
     only = len(entries) == 1 and entries[0].is_dir() and not entries[0].is_symlink()
     return str((entries[0] if only else tree).absolute())
-
-
-def _wanted_text(text: WrittenText) -> WantedFile:
-    return WantedFile(text.path, Integrity.of(text.content), text.names, text.content, text.mode)
 
 
 def _check_directories(files: Mapping[str, WantedFile]) -> None:

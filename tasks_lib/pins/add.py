@@ -118,9 +118,7 @@ def propose(workspace: Workspace, request: AddRequest) -> Added:
     if known is not None and not request.name:
         _require_promised(known, given)
         name = known.name.removesuffix(f"@{known.platform}" if known.platform else "")
-        added = Added(name=name, file=Path(known.file), content={})
-        added.notes.append(f"{redacted(given.url)} is already defined as {known.name} ({known.file}:{known.line})")
-        return added
+        return _known(known, redacted(given.url), name)
     _check_given_name(workspace, request.name)
     if is_source_package(given) and request.scope == "file":
         return _add_source(workspace, request, given)
@@ -138,6 +136,11 @@ def apply(workspace: Workspace, request: AddRequest, added: Added) -> None:
         if request.mode == "write":
             for path, content in added.files.items():
                 write_bytes(path, content)
+
+
+def _known(known: Fetch, what: str, name: str) -> Added:
+    note = f"{what} is already defined as {known.name} ({known.file}:{known.line})"
+    return Added(name=name, file=Path(known.file), content={}, notes=[note])
 
 
 def _require_promised(known: Fetch, given: GivenUrl) -> None:
@@ -211,9 +214,7 @@ def _add_file(workspace: Workspace, request: AddRequest, given: GivenUrl) -> Add
         left_out=found.left_out,
     )
     added.notes += _file_notes(workspace, content, added)
-    if request.key is not None and (key := _used_key(keys[0], added)) is not None:
-        added.files[key.path] = key.content
-    return added
+    return _with_key(added, keys[0]) if request.key is not None else added
 
 
 def _ask_release(
@@ -263,13 +264,13 @@ def _file_notes(workspace: Workspace, content: Content, added: Added) -> list[st
     return notes
 
 
-def _used_key(key: PublicKey, added: Added) -> PublicKey | None:
-    """Return the given key if it verified something and is not in the directory of keys yet."""
-    used = str(added.content.get("fetch", ""))
-    is_used = (key.minisign or key.key_path) in used
-    if not is_used:
+def _with_key(added: Added, key: PublicKey) -> Added:
+    """Add the given key to the files if it verified something and is not in the directory of keys yet."""
+    if (key.minisign or key.key_path) not in str(added.content.get("fetch", "")):
         added.notes.append("no signature by the key that --key names was found")
-    return key if is_used and not key.path.exists() else None
+    elif not key.path.exists():
+        added.files[key.path] = key.content
+    return added
 
 
 # --- source packages --------------------------------------------------------------------------
@@ -294,9 +295,7 @@ def _add_source(workspace: Workspace, request: AddRequest, given: GivenUrl) -> A
         integrity=found.integrity,
     )
     added.notes.append(f"the .dsc and {len(files) - 1} files of {found.package.name} {found.package.version}")
-    if request.key is not None and (key := _used_key(keys[0], added)) is not None:
-        added.files[key.path] = key.content
-    return added
+    return _with_key(added, keys[0]) if request.key is not None else added
 
 
 # --- commits ----------------------------------------------------------------------------------
@@ -315,9 +314,7 @@ def _add_commit(workspace: Workspace, request: AddRequest, given: GivenUrl) -> A
     target = resolve_tag(workspace, given)
     known = _find_commit(workspace, given.url, target.commit)
     if known is not None and not request.name:
-        added = Added(name=known.name, file=Path(known.file), content={})
-        added.notes.append(f"{target.commit} is already defined as {known.name} ({known.file}:{known.line})")
-        return added
+        return _known(known, target.commit, known.name)
     name = request.name or propose_repository_name(given.url, target.tag or target.commit[:12])
     _require_free(workspace, name)
     fields: dict[str, Value] = {"type": "git", "repo": given.url, "revision": target.commit}

@@ -18,16 +18,17 @@ from tasks_lib import recipe
 from tasks_lib.context import Context
 from tasks_lib.definitions import Debian, DebianSource, Fetch, Git, Hg, StaticUrl
 from tasks_lib.definitions.values import file_name_of
-from tasks_lib.digest import Digest, Integrity
+from tasks_lib.digest import Integrity
 from tasks_lib.errors import EditError, FetchError
+from tasks_lib.formats import Reshape
 from tasks_lib.network import redacted
 from tasks_lib.pins import forge
-from tasks_lib.pins.add_url import GivenUrl, parse_url
+from tasks_lib.pins.add_url import GivenUrl, is_relative, parse_url
 from tasks_lib.pins.commits import Target, find_commit
 from tasks_lib.pins.debian_lock import update_lock
 from tasks_lib.pins.edit import read_value, set_values
 from tasks_lib.pins.measure import inspect, measure, refuse_page
-from tasks_lib.pins.tree_diff import EntryTable, TreeDiff, compare, list_archive, list_tree
+from tasks_lib.pins.tree_diff import EntryTable, TreeDiff, compare, list_tree
 from tasks_lib.pins.versions import Tag, find_version, parse_tag, replace_version, spell_like
 from tasks_lib.pins.workspace import Workspace, editing, key_path, read_text, write_bytes
 from tasks_lib.pins.yaml_text import KeyPath
@@ -211,7 +212,8 @@ def _revise_file(
     if shape.fault:
         done.notes.append(f"it cannot be extracted: {shape.fault}")
     if revised.vouchers:
-        verdict = recipe.verdict_key(revised, _digest_keys(revised))
+        keys = {path: Integrity.of(read_key_file(path, "key-path")).digest for path in list_key_files(revised)}
+        verdict = recipe.verdict_key(revised, keys)
         verify_signatures(workspace.context, fetch.name, revised, verdict, workspace.progress)
     return _Revised(revised, values)
 
@@ -249,7 +251,7 @@ def _move(workspace: Workspace, fetch: Fetch, source: StaticUrl, url: str, renew
     signer = sums.signed_by if sums is not None else None
     moved = msgspec.structs.replace(
         source,
-        url=renew(source.url) if _is_relative(url) else url,
+        url=renew(source.url) if is_relative(url) else url,
         mirrors=tuple(map(renew, source.mirrors)),
         artifact_name=file_name_of(url) if is_default else renew(source.artifact_name),
         add_prefix=renew(source.add_prefix),
@@ -265,11 +267,6 @@ def _move(workspace: Workspace, fetch: Fetch, source: StaticUrl, url: str, renew
     if not source.rewritten:
         return moved
     return msgspec.structs.replace(moved, rewritten=workspace.mirrors.places(fetch, moved))
-
-
-def _is_relative(url: str) -> bool:
-    """Return whether a URL as written is a file relative to the YAML file; a definition has it resolved."""
-    return url.lower().startswith("file:") and not url[5:].startswith("/")
 
 
 def _measure(workspace: Workspace, name: str, source: StaticUrl, given: GivenUrl) -> Integrity:
@@ -296,15 +293,6 @@ def _measure(workspace: Workspace, name: str, source: StaticUrl, given: GivenUrl
     )
     refuse_page(context, measured.integrity, source.url)
     return measured.integrity
-
-
-def _digest_keys(source: StaticUrl) -> dict[str, Digest]:
-    """Return the digest of each key file.
-
-    Raises:
-        SignatureError: one cannot be read.
-    """
-    return {path: Integrity.of(read_key_file(path, "key-path")).digest for path in list_key_files(source)}
 
 
 # --- commits ----------------------------------------------------------------------------------
@@ -347,9 +335,17 @@ def _compare(workspace: Workspace, before: PinnedSource, after: PinnedSource) ->
 
 def _tree(context: Context, source: PinnedSource, progress: Progress) -> EntryTable | None:
     if isinstance(source, StaticUrl):
-        return list_tree(context, source, progress)
+        return list_tree(
+            context,
+            source.integrity,
+            source.file_name,
+            progress,
+            format=source.format,
+            reshape=Reshape(strip=source.strip_components, prefix=source.add_prefix),
+            limits=context.limits((*source.archive, *source.shape)),
+        )
     try:
         integrity = commit_archive(context, source, Silent())
     except FetchError:  # the old commit may be gone
         return None
-    return list_archive(context, integrity, source.artifact_name, progress)
+    return list_tree(context, integrity, source.artifact_name, progress)

@@ -141,11 +141,6 @@ class Tag(NamedTuple):
     prefix: str
     version: str
 
-    @property
-    def text(self) -> str:
-        """The tag."""
-        return self.prefix + self.version
-
 
 def parse_tag(text: str) -> Tag | None:
     """Split a tag or a version, such as `release-1.2` or `v1.2`, before its version; return None if it has none."""

@@ -88,11 +88,6 @@ class StoreMember:
         else:
             self.state = State.OPEN
 
-    @property
-    def is_known_open(self) -> bool:
-        """Whether it answered, and did not fail since."""
-        return self.state is State.OPEN
-
     def expect(self, keys: Callable[[], Iterable[str]]) -> None:
         """Set the items that the run needs: after a first miss the store is asked for them ahead of the run."""
         self._ahead = _HeadsAhead(self, keys) if not self.is_local else None
@@ -172,7 +167,7 @@ class _HeadsAhead:
                 threading.Thread(target=self._work, name="heads", daemon=True).start()
 
     def _work(self) -> None:
-        while self._asked.is_known_open:
+        while self._asked.state is State.OPEN:
             with self._lock:
                 key = next(self._keys, None)
             if key is None:

@@ -6,6 +6,7 @@ That is a convention, not a security boundary: everyone who has the credential o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -159,21 +160,7 @@ def judge_write(mode: str, environ: Mapping[str, str]) -> Verdict:
     return next((verdict for verdict in verdicts if not verdict.writes), verdicts[0])
 
 
-def _judge_github(environ: Mapping[str, str]) -> Verdict:
-    """Source: GitHub Actions, "Variables reference". Pull requests are other events, `pull_request_target` too."""
-    return _judge_push("GitHub", environ, "GITHUB_EVENT_NAME", "GITHUB_REF_PROTECTED")
-
-
-def _judge_gitlab(environ: Mapping[str, str]) -> Verdict:
-    """Source: GitLab, "Predefined CI/CD variables reference".
-
-    CI_COMMIT_REF_PROTECTED alone does not suffice: GitLab's merge request 184658 would set it in the pipelines of merge
-    requests whose source branch is protected.
-    """
-    return _judge_push("GitLab", environ, "CI_PIPELINE_SOURCE", "CI_COMMIT_REF_PROTECTED")
-
-
-def _judge_push(service: str, environ: Mapping[str, str], event: str, protected: str) -> Verdict:
+def _judge_push(service: str, event: str, protected: str, environ: Mapping[str, str]) -> Verdict:
     if environ.get(event) != "push":
         return Verdict(False, f"{service}: {event} is not push")
     if environ.get(protected) != "true":
@@ -191,8 +178,18 @@ def _has(*names: str) -> Callable[[Mapping[str, str]], bool]:
     return lambda environ: any(environ.get(name) for name in names)
 
 
-_SERVICES: Final = (
-    (_has("GITHUB_ACTIONS", "GITHUB_EVENT_NAME", "GITHUB_REF_PROTECTED"), _judge_github),
-    (_has("GITLAB_CI", "CI_PIPELINE_SOURCE", "CI_COMMIT_REF_PROTECTED"), _judge_gitlab),
+#: What shows that a CI runs this, and what judges its variables.
+#: Source: GitHub Actions, "Variables reference": pull requests are other events, `pull_request_target` too. GitLab,
+#: "Predefined CI/CD variables reference": CI_COMMIT_REF_PROTECTED alone does not suffice, because merge request 184658
+#: would set it in the pipelines of merge requests whose source branch is protected.
+_SERVICES: Final[tuple[tuple[Callable[[Mapping[str, str]], bool], Callable[[Mapping[str, str]], Verdict]], ...]] = (
+    (
+        _has("GITHUB_ACTIONS", "GITHUB_EVENT_NAME", "GITHUB_REF_PROTECTED"),
+        partial(_judge_push, "GitHub", "GITHUB_EVENT_NAME", "GITHUB_REF_PROTECTED"),
+    ),
+    (
+        _has("GITLAB_CI", "CI_PIPELINE_SOURCE", "CI_COMMIT_REF_PROTECTED"),
+        partial(_judge_push, "GitLab", "CI_PIPELINE_SOURCE", "CI_COMMIT_REF_PROTECTED"),
+    ),
     (_has("TASK_ID"), _judge_taskcluster),
 )

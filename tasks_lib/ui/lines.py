@@ -146,15 +146,11 @@ class LinesRenderer(Renderer):
 
     def _annotation(self, run: TaskRun) -> str:
         """Return an annotation of the definition. Source: GitHub, "Setting an error message"; toolkit's escapes."""
-        place = str(_meta(self._ledger.tasks.get(run.name)).get("defined", ""))
+        place = str((getattr(self._ledger.tasks.get(run.name), "meta", None) or {}).get("defined", ""))
         file, _, line = place.rpartition(":")
         at = f"file={_escape_property(file)},line={line}," if file and line.isdigit() else ""
         text = "%0A".join(line.replace("%", "%25") for line in escaped_lines(run.message))
         return f"::error {at}title={_escape_property(escape_text(run.name))}::{text}\n"
-
-
-def _meta(task: Any) -> Mapping[str, Any]:
-    return getattr(task, "meta", None) or {}
 
 
 def _escape_property(text: str) -> str:

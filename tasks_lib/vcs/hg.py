@@ -23,7 +23,14 @@ from tasks_lib.errors import (
 from tasks_lib.network import RepositorySettings, format_trust_hint
 from tasks_lib.progress import Progress
 from tasks_lib.subprocesses import Completed, Invocation, Timeouts, last_line, run, stream_output
-from tasks_lib.vcs.environment import fetch_bounds, inherited_environment, ssh_command
+from tasks_lib.vcs.environment import (
+    WRITE_HINT,
+    fetch_bounds,
+    inherited_environment,
+    prepare_directory,
+    ssh_command,
+    transferring,
+)
 from tasks_lib.vcs.urls import display_url, redact_query, scheme_of
 
 #: Permanent errors, which a retry does not fix. Source: messages of Mercurial 5 and 6, OpenSSH.
@@ -72,12 +79,8 @@ class HgRepository:
             )
         self._prepare(progress)
         progress.phase("connect", url=display_url(url))
-        try:
+        with transferring(url):
             done = run(self._command(["pull", "--rev", changeset, "--", url], key), progress)
-        except ToolError as error:
-            if "is not installed" in str(error):
-                raise
-            raise TransportError(f"{display_url(url)}: {error.message}", transient=True) from error
         if done.status:
             raise _failure(url, done, self._settings)
         self._marker(changeset).parent.mkdir(exist_ok=True)
@@ -139,16 +142,7 @@ class HgRepository:
                 raise stream.failure(f"did not create an archive of {changeset}")
 
     def _prepare(self, progress: Progress) -> None:
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            # left by a killed process: this process holds the lock of the repository
-            for lock in ("wlock", "store/lock"):
-                (self.directory / ".hg" / lock).unlink(missing_ok=True)
-        except OSError as error:
-            raise ToolError(
-                f"cannot write to {self.directory}: {error.strerror or error}",
-                hint="check the permissions and the free space of the cache",
-            ) from error
+        prepare_directory(self.directory, (self.directory / ".hg" / lock for lock in ("wlock", "store/lock")))
         if (self.directory / ".hg" / "store" / "journal").exists():
             run(self._command(["recover", "--no-verify"]), progress)
         if not (self.directory / ".hg" / "requires").is_file():
@@ -156,7 +150,7 @@ class HgRepository:
             if done.status:
                 raise ToolError(
                     f"hg cannot create a repository in {self.directory}: {_said(done)}",
-                    hint="check the permissions and the free space of the cache",
+                    hint=WRITE_HINT,
                 )
 
     def _command(self, words: Sequence[str], key: Path | None = None) -> Invocation:
