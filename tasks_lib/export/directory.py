@@ -142,9 +142,8 @@ class ExportDirectory:
         Raises:
             TreeError: a path is taken.
         """
-        taken = next(
-            (one.path for one in missing if one.path not in recorded and os.path.lexists(self.path / one.path)), ""
-        )
+        new = (one.path for one in missing if one.path not in recorded)
+        taken = next((path for path in new if os.path.lexists(self.path / path)), "")
         if taken:
             raise TreeError(
                 f"{escape_text(str(self.path / taken))} exists, and no export wrote it",

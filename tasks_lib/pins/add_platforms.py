@@ -16,9 +16,9 @@ from tasks_lib.pins.add_file import Content, Reshaping, find_locations, obtain_c
 from tasks_lib.pins.add_url import parse_url
 from tasks_lib.pins.answers import list_links
 from tasks_lib.pins.evidence import PublicKey
-from tasks_lib.pins.measure import Expected, describe_failure
+from tasks_lib.pins.measure import Expected
 from tasks_lib.pins.naming import AssetName, choose_siblings, parse_asset_name, without_platform
-from tasks_lib.pins.pages import Pages
+from tasks_lib.pins.pages import Pages, describe_failure
 from tasks_lib.pins.workspace import Workspace
 from tasks_lib.pins.yaml_text import Value
 

@@ -196,7 +196,7 @@ class _Checks:
         """Yield what the sources say, without downloading; return the first one that answers, "" for none."""
         live = ""
         for url in (url for url in source.locations if urlsplit(url).scheme in ("http", "https")):
-            if reason := self._dead.get(urlsplit(url).netloc):
+            if reason := self._dead.get(_host(url)):
                 yield AuditFinding("dead-source", f"{redacted(url)}: {reason}")
                 continue
             try:
@@ -234,8 +234,9 @@ class _Checks:
                 return f"sources: {shown}: HTTP status {error.status}"
             reason = f"HTTP status {error.status}" + (": the file is gone" if error.status in _GONE else "")
             return AuditFinding("dead-source", f"{shown}: {reason}")
-        self._dead[urlsplit(url).netloc] = error.message
-        return AuditFinding("dead-source", f"{shown}: {error.message}")
+        reason = error.message.removeprefix(f"{_host(url)}: ")  # the URL names the host
+        self._dead[_host(url)] = reason
+        return AuditFinding("dead-source", f"{shown}: {reason}")
 
     def _check_siblings(self, fetch: Fetch, source: StaticUrl, live: str) -> Iterator[AuditOutcome]:
         if source.vouchers or not live:

@@ -17,8 +17,8 @@ from tasks_lib.definitions.headers import is_private_route
 from tasks_lib.digest import Digest
 from tasks_lib.errors import FetchError
 from tasks_lib.network import read_secret, redacted
-from tasks_lib.pins.measure import Expected, describe_failure
-from tasks_lib.pins.pages import Pages
+from tasks_lib.pins.measure import Expected
+from tasks_lib.pins.pages import Pages, describe_failure
 from tasks_lib.pins.questions import GITHUB_API
 from tasks_lib.progress import Progress
 

@@ -11,7 +11,7 @@ from tasks_lib.cache import Result
 from tasks_lib.context import Context
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.download.unverified import UnverifiedRequest
-from tasks_lib.errors import ArchiveError, EditError, FetchError, IntegrityError
+from tasks_lib.errors import ArchiveError, EditError, IntegrityError
 from tasks_lib.formats import SINGLE, format_from_name
 from tasks_lib.limits import Limits
 from tasks_lib.network import redacted
@@ -151,8 +151,3 @@ def _find_top(file: BinaryIO, name: str, kind: str, limits: Limits, check: Calla
     except _SeveralTopsError:
         return ""
     return next(iter(tops)).decode("utf-8", "replace") if tops and depth else ""
-
-
-def describe_failure(error: FetchError) -> str:
-    """Return the reason of a failed look-up in one line."""
-    return " ".join(error.message.split())

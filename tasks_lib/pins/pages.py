@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple, TypeVar
 
 from tasks_lib.context import Context
-from tasks_lib.errors import HttpStatusError, OfflineError, TransportError
+from tasks_lib.errors import FetchError, HttpStatusError, OfflineError, TransportError
 from tasks_lib.network import redacted
 from tasks_lib.progress import LineProgress, Progress
 from tasks_lib.retry import Retry
@@ -141,6 +141,11 @@ _CONCURRENT: Final = 8
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def describe_failure(error: FetchError) -> str:
+    """Return the reason of a failed look-up, and its next step, in one line."""
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
 def map_concurrently(act: Callable[[Item], Result], items: Sequence[Item], progress: Progress) -> list[Result]:

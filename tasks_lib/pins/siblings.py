@@ -26,7 +26,7 @@ from tasks_lib.errors import (
 )
 from tasks_lib.network import redacted
 from tasks_lib.pins.evidence import LISTED, SIGNED, UNVERIFIED, Evidence, PublicKey, for_minisign, for_openpgp
-from tasks_lib.pins.measure import describe_failure
+from tasks_lib.pins.pages import describe_failure
 from tasks_lib.pins.yaml_text import Value
 from tasks_lib.progress import Progress
 from tasks_lib.signature import MAX_SIGNATURE_BYTES, ValidSignature, find_listed_digest, verify_minisign
