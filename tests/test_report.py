@@ -266,8 +266,8 @@ def test_a_record_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     from tasks_lib.ui.run_state import RunState
 
     monkeypatch.setattr(records, "MAX_TASKS", 10)
-    ledger = RunState()
+    state = RunState()
     for number in range(25):
-        ledger.passed(f"fetch:{number}", "up-to-date")
-    made = records.build_record(ledger, now_s=1.0, ended_at=1000.0)
+        state.passed(f"fetch:{number}", "up-to-date")
+    made = records.build_record(state, now_s=1.0, ended_at=1000.0)
     assert (len(list(made["tasks"])), made["left_out"]) == (10, 15)

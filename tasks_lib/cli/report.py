@@ -45,7 +45,7 @@ class ReportCommand(BaseCommand):
         if args:
             raise usage_error(f"`report` takes no task names, got {escape_text(args[0])!r}\nleave it out")
         self.loader.load_doit_config()
-        recorded = require_session(self.name).surroundings.record
+        recorded = require_session(self.name).output_settings.record
         assert recorded is not None, "a session has a build directory"
         files = {
             Path(params["page"] or recorded.with_name("report.html")): render_page,

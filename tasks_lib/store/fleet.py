@@ -51,7 +51,7 @@ class StoreMember:
         self.name: Final = store.address.name  # one string: each file of a run refers to it
         self.state = State.UNASKED
         self.was_refused = False  # whether it refused the credentials, or to be written to
-        self.is_greeted = False  # whether this run wrote the empty blob, or found it
+        self.has_empty_blob = False  # whether this run wrote the empty blob, or found it
         self._asking = threading.Lock()
         self._missing: set[str] = set()
         self._ahead: _HeadsAhead | None = None

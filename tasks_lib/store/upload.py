@@ -107,7 +107,7 @@ class StoreWriter:
         if self._is_due(member, key, integrity.size):
             number += 1
             if dry_run is None:
-                self._greet(member)
+                self._write_empty_blob(member)
                 with self._cache.open(integrity) as file:
                     self._put(member, key, file, integrity.size)
             else:
@@ -145,12 +145,12 @@ class StoreWriter:
             return True
         return 0 < found.modified_s < time.time() - AGED_S
 
-    def _greet(self, member: StoreMember) -> None:
+    def _write_empty_blob(self, member: StoreMember) -> None:
         """Write the empty blob once, which other programs expect in every store."""
         with self._lock:
-            if member.is_greeted:
+            if member.has_empty_blob:
                 return
-            member.is_greeted = True
+            member.has_empty_blob = True
         if member.store.find(EMPTY) is None:
             member.store.put(EMPTY, io.BytesIO(), 0)
 

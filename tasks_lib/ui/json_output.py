@@ -54,8 +54,8 @@ class JsonRenderer(Renderer):
 
     interval_s = 3600.0
 
-    def __init__(self, out: Output, ledger: RunState) -> None:
-        self._out, self._ledger = out, ledger
+    def __init__(self, out: Output, state: RunState) -> None:
+        self._out, self._state = out, state
         self._clock = (time.time(), time.monotonic())
         self._streams: tuple[Any, Any] = (None, None)
         self._texts = (_Text(1), _Text(2))
@@ -81,29 +81,29 @@ class JsonRenderer(Renderer):
         out, err = (text.getvalue() for text in self._texts)
         document = {
             "format": FORMAT,
-            "tasks": [*map(self._run, self._ledger.runs.values()), *map(self._seen, self._ledger.seen.items())],
+            "tasks": [*map(self._run, self._state.runs.values()), *map(self._seen, self._state.seen.items())],
             "out": out,
-            "err": err + "\n".join(self._ledger.errors),
+            "err": err + "\n".join(self._state.errors),
             "summary": {
-                "counts": dict(+self._ledger.counts),
-                "bytes": sum(run.fetched_bytes for run in self._ledger.runs.values()),
-                "elapsed_s": round(now - self._ledger.begun_s, 4),
+                "counts": dict(+self._state.counts),
+                "bytes": sum(run.fetched_bytes for run in self._state.runs.values()),
+                "elapsed_s": round(now - self._state.begun_s, 4),
                 "hosts": [
                     {"host": host, "files": files, "bytes": size, "seconds": round(seconds, 4)}
-                    for host, (files, size, seconds) in self._ledger.by_host().items()
+                    for host, (files, size, seconds) in self._state.by_host().items()
                 ],
                 "stores": [
                     {"store": store, "files": files, "bytes": size}
-                    for store, (files, size) in self._ledger.by_store().items()
+                    for store, (files, size) in self._state.by_store().items()
                 ],
                 "pushed": {
-                    "files": self._ledger.pushed.files,
-                    "bytes": self._ledger.pushed.size,
-                    "problems": list(self._ledger.pushed.problems),
+                    "files": self._state.pushed.files,
+                    "bytes": self._state.pushed.size,
+                    "problems": list(self._state.pushed.problems),
                 },
                 "failed_sources": [
                     {"role": role, "host": host, "files": len(reasons)}
-                    for (role, host), reasons in self._ledger.by_failed_source().items()
+                    for (role, host), reasons in self._state.by_failed_source().items()
                 ],
             },
         }
@@ -134,10 +134,10 @@ class JsonRenderer(Renderer):
         )
 
     def _seen(self, seen: tuple[str, str]) -> dict[str, Any]:
-        note = self._ledger.notes.get(seen[0])
+        note = self._state.notes.get(seen[0])
         return (
             self._facts(seen[0], seen[1], "")
-            | self._output(self._ledger.outputs.get(seen[0], {}))
+            | self._output(self._state.outputs.get(seen[0], {}))
             | {
                 "started": None,
                 "elapsed": None,
@@ -149,7 +149,7 @@ class JsonRenderer(Renderer):
         return {key: output.get(key) for key in ("path", "sha256", "size", "tree")}
 
     def _facts(self, name: str, outcome: str, message: str) -> dict[str, Any]:
-        actions = getattr(self._ledger.tasks.get(name), "actions", ())
+        actions = getattr(self._state.tasks.get(name), "actions", ())
         return {
             "name": name,
             "result": _RESULTS.get(outcome, "success"),

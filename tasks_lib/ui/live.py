@@ -51,9 +51,9 @@ class LiveRenderer(Renderer):
 
     interval_s = 0.125  # eight frames a second: a display starts to look restless at ten
 
-    def __init__(self, out: Output, ledger: RunState, *, colour: str) -> None:
+    def __init__(self, out: Output, state: RunState, *, colour: str) -> None:
         """Create a renderer; `colour` is "always" or "never"."""
-        self._out, self._ledger = out, ledger
+        self._out, self._state = out, state
         self._console = Console(
             file=io.StringIO(),
             force_terminal=True,
@@ -85,7 +85,7 @@ class LiveRenderer(Renderer):
             self._above([SummaryLine(f"{name}: {escape_text(str(event.facts['message']))}", "warn")])
         elif event.name == "skip":
             self._above([SummaryLine(f"{name}: skipped: {escape_text(str(event.facts['reason']))}", "warn")])
-        elif event.name == "start" and _owns_terminal(self._ledger.tasks.get(event.task)):
+        elif event.name == "start" and _owns_terminal(self._state.tasks.get(event.task)):
             with self._lock:
                 self._noisy.add(event.task)
                 self._erase()
@@ -111,9 +111,9 @@ class LiveRenderer(Renderer):
                 proxy.finish()
             self._noisy.add("")  # no frame after this
             self._erase()
-            lines = summarize_totals(self._ledger, time.monotonic())
-            lines += [line for _, line in summarize_failures(self._ledger)]
-            self._out.write("".join(map(self._rendered, [*lines, *summarize_errors(self._ledger)])))
+            lines = summarize_totals(self._state, time.monotonic())
+            lines += [line for _, line in summarize_failures(self._state)]
+            self._out.write("".join(map(self._rendered, [*lines, *summarize_errors(self._state)])))
 
     # --- the block ------------------------------------------------------------------------------
 
@@ -147,7 +147,7 @@ class LiveRenderer(Renderer):
 
     def _frame(self, now: float) -> str:
         width, height = self._size()
-        active = self._ledger.active()
+        active = self._state.active()
         shown = max(1, min(len(active), height - 3))
         rows = [self._row(run, now, width) for run in active[:shown]]
         if len(active) > shown:
@@ -212,15 +212,15 @@ class LiveRenderer(Renderer):
         ]
 
     def _totals(self, now: float) -> Text:
-        counts, active = self._ledger.counts, self._ledger.active()
+        counts, active = self._state.counts, self._state.active()
         failed = counts["failed"]
         done = sum(counts.values()) - failed
         row = Text().append(f"{done:,} done", "green")
         if failed:
             row.append(f", {failed:,} failed", "red")
-        row.append(f", {len(active)} running, {max(0, self._ledger.waiting()):,} waiting")
-        have, wanted = self._ledger.bytes()
-        elapsed, rate = now - self._ledger.begun_s, self._ledger.rate(now)
+        row.append(f", {len(active)} running, {max(0, self._state.waiting()):,} waiting")
+        have, wanted = self._state.bytes()
+        elapsed, rate = now - self._state.begun_s, self._state.rate(now)
         if wanted:
             row.append(f"   {format_size(have)} of {format_size(wanted)}")
         row.append(f"   {format_duration(elapsed)}", "dim")

@@ -87,7 +87,7 @@ class Renderer:
         """End the display: the run is over, for whatever reason."""
 
 
-class TerminalInfo(NamedTuple):
+class OutputSettings(NamedTuple):
     """Settings and environment of a reporter.
 
     Attributes:
