@@ -389,7 +389,7 @@ def test_definitions_are_written(unpinned: Path, origin: Origin) -> None:
         f"subprojects/x.wrap:3: replace with: patch_hash = {tool}",
     ]
     assert "get.sh:3: not added: " in done.stderr
-    assert "get.sh:4: not added: a variable in its URL is not known\n" in done.stderr
+    assert "get.sh:4: not added: a variable in its URL is not known; give the URL to `doit add`\n" in done.stderr
     assert before == {name: (unpinned / name).read_bytes() for name in UNPINNED}
     text = (unpinned / "fetchdefs/fetch/fetches.yml").read_text()
     assert text.count("static-url") == 2
