@@ -23,12 +23,7 @@ from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.cli.project_command import ProjectCommand
 from tasks_lib.context import Context
 from tasks_lib.definitions import Definitions
-from tasks_lib.engine.base_command import (
-    OFFLINE,
-    flag,
-    option,
-    usage_error,
-)
+from tasks_lib.engine.base_command import OFFLINE, flag, option, usage_error
 from tasks_lib.errors import CacheError, DefinitionError, escape_text
 from tasks_lib.incremental.definition_files import load
 from tasks_lib.incremental.resources import ReferencedFiles

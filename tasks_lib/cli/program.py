@@ -97,7 +97,6 @@ def _is_option(word: str, known: set[str]) -> bool:
 
 
 def _load(options: argparse.Namespace) -> Project:
-
     progress = stderr_progress()
     offline = True if options.offline else None
     return doit_fetch.Project.load(offline=offline, settings=options.settings, progress=progress)
@@ -199,7 +198,6 @@ class _Version(argparse.Action):
     """Print the versions; reading them takes longer than most commands."""
 
     def __call__(self, *_: object) -> None:
-
         print(f"doit-fetch {version('doit-fetch')}, doit {version('doit')}")  # noqa: T201  # a program
         raise SystemExit(0)
 

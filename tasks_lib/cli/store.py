@@ -88,7 +88,6 @@ def _list_items(context: Context, names: list[str]) -> list[Any]:
 
 
 def _keygen(names: list[str]) -> int:
-
     if len(names) != 1:
         raise usage_error("`store keygen` needs the name of one file\nfor example: doit store keygen writer.key")
     path = Path(names[0])
@@ -104,7 +103,6 @@ def _keygen(names: list[str]) -> int:
 
 
 def _push(context: Context, names: list[str], params: Any, progress: LineProgress) -> int:
-
     opening, counts = context.opening, Counts()
     verdict = opening.verdict
     if not verdict.writes:
@@ -125,7 +123,6 @@ def _push(context: Context, names: list[str], params: Any, progress: LineProgres
 
 
 def _pull(context: Context, names: list[str], progress: LineProgress) -> int:
-
     items = _list_items(context, names)
     pulled, absent = pull(context, items, progress)
     fleet = context.fleet
@@ -136,7 +133,6 @@ def _pull(context: Context, names: list[str], progress: LineProgress) -> int:
 
 
 def _prune(context: Context, params: Any) -> int:
-
     if not params["older_than"]:
         raise usage_error(
             "`store prune` needs --older-than AGE\nfor example: doit store prune --older-than 90d --dry-run"
@@ -167,7 +163,6 @@ def _prune(context: Context, params: Any) -> int:
 
 
 def _status(context: Context) -> int:
-
     lines, status = describe_stores(context.opening)
     print_lines(lines)
     return status

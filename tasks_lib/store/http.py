@@ -11,13 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from email.utils import parsedate_to_datetime
 from typing import BinaryIO, Final, NoReturn
 
-from tasks_lib.errors import (
-    StoreError,
-    StoreRefusedError,
-    StoreUnavailableError,
-    TransportError,
-    escape_text,
-)
+from tasks_lib.errors import StoreError, StoreRefusedError, StoreUnavailableError, TransportError, escape_text
 from tasks_lib.network import TransportSettings
 from tasks_lib.store import EMPTY, Method, Store, StoreAddress, StoredItem, StoreLocation
 from tasks_lib.transport import Answer, Transport
