@@ -31,6 +31,8 @@ _PER_PAGE: Final = 100
 #: Most candidates of an answer, and characters of one.
 _MAX_CANDIDATES: Final = 20_000
 _MAX_NAME: Final = 255
+#: Characters of a page without links that are kept for `match`.
+_MAX_TEXT: Final = 1 << 16
 #: Directories that are named after the start of a version, such as `v6.x`, of which the newest are looked into.
 _MAX_DIRECTORIES: Final = 3
 #: Source: HTML, "the a element"; nginx ngx_http_autoindex_module and Apache mod_autoindex write one for each file.
@@ -166,10 +168,6 @@ class Upstream:
             place = f"{question.url}{name}/{inner.rest}{'/' if inner.rest else ''}"
             found += [Candidate(link, "link") for link in list_links(self._pages.get(place, limit=_PAGE_BYTES).text)]
         return UpstreamAnswer(page.url, tuple(found))
-
-
-#: Characters of a page without links that are kept for `match`.
-_MAX_TEXT: Final = 1 << 16
 
 
 def _is_directory(version: str) -> bool:

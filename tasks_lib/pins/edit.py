@@ -20,8 +20,9 @@ from tasks_lib.pins.yaml_text import BOM, INDENT, KeyPath, SourceText, TextSpan,
 
 #: Keys beside the definitions of a file. Source: Taskgraph, `task-defaults`.
 _DEFAULTS: Final = ("task-defaults", "job-defaults")
-#: An anchor or tag before a value, which an edit keeps.
+#: A comment that is only a tag, beside the commit that it names: `revision: ID # v1.2`.
 _TAG_COMMENT: Final = re.compile(r"[ \t]+#[ \t]*([^ \t#]+)[ \t]*")
+#: Anchors and tags of YAML before a value, which an edit keeps.
 _PROPERTIES: Final = re.compile(r"(?:[&!]\S*\s+)+")
 
 
@@ -51,9 +52,9 @@ def insert_definition(text: str, name: str, content: Mapping[str, Value], under:
     elif parent.kind != "mapping":
         raise EditError("the file is not a mapping of names", hint="use another file")
     elif parent.style == "flow":
-        edit = edited.intoflow_value(parent, entry, name)
+        edit = edited.insert_in_flow(parent, entry, name)
     else:
-        edit = edited.between(parent, entry, name)
+        edit = edited.insert_in_block(parent, entry, name)
     return edited.apply([edit], lambda tree: _put(tree, (*under, name), content))
 
 
@@ -136,7 +137,7 @@ class _Editor(SourceText):
         blank = "\n" if self.text.rstrip().rpartition("\n")[2].startswith("#") else ""
         return _Edit(len(self.text), len(self.text), f"{begin}{blank}{text}\n")
 
-    def intoflow_value(self, parent: TextSpan, entry: Mapping[str, Value], name: str) -> _Edit:
+    def insert_in_flow(self, parent: TextSpan, entry: Mapping[str, Value], name: str) -> _Edit:
         """Add a pair to a mapping in flow style; an empty one becomes a block."""
         if not parent.pairs:
             column = self.column(parent.start)
@@ -150,7 +151,7 @@ class _Editor(SourceText):
         at = parent.pairs[before][1].end
         return _Edit(at, at, f", {flow_value(entry)[1:-1]}")
 
-    def between(self, parent: TextSpan, entry: Mapping[str, Value], name: str) -> _Edit:
+    def insert_in_block(self, parent: TextSpan, entry: Mapping[str, Value], name: str) -> _Edit:
         """Add a definition to a block mapping, at its sorted place."""
         column = self.column(parent.start)
         text = block(entry, column, self._indentation(parent, column))

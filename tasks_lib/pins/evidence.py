@@ -50,6 +50,9 @@ def to_json(rows: Iterable[Evidence]) -> list[dict[str, Any]]:
     return [{"kind": one.kind, "detail": one.detail} for one in rows]
 
 
+# --- public keys
+
+#: Endings of key files: OpenPGP, and minisign.
 SUFFIXES: Final = (".asc", ".gpg", ".pub")
 #: The base64 line of a minisign key. Source: minisign, "Public key format": `Ed` as base64.
 _MINISIGN: Final = re.compile(rb"^RW[A-Za-z0-9+/]{54}$", re.MULTILINE)

@@ -179,6 +179,8 @@ def _describe_key(key: GpgSignature | Minisign) -> str:
     return f"OpenPGP key {key.fingerprint or 'any'} of {key.key_path}"
 
 
+# --- licences
+
 #: Bytes of a package that is read, of its metadata, and characters of a licence.
 _MAX_PACKAGE: Final = 256 << 20
 _MAX_METADATA: Final = 1 << 20

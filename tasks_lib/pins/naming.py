@@ -103,6 +103,8 @@ def _stem(name: str) -> str:
     return _ENDING.sub("", name) if not _SERVERS.search(name) else name
 
 
+# --- platforms in names of files
+
 #: Words beside a platform: the vendor, and the libc or ABI.
 #: Source: Rust's and GNU's target triples.
 _VENDORS: Final = frozenset({"apple", "pc", "unknown"})

@@ -135,6 +135,9 @@ Value = str | int | Sequence[str] | Mapping[str, Any]
 INDENT: Final = 2
 
 
+# --- values as text
+
+
 def block(entry: Mapping[str, Value], column: int, indent: int) -> str:
     """Return a mapping in block style without a final line feed."""
     lines = []

@@ -136,6 +136,8 @@ def _bearer(address: StoreAddress, environ: Mapping[str, str]) -> Callable[[], M
     return headers
 
 
+# --- whether to write
+
 #: The level of Taskcluster at which results are trusted. Source: taskgraph, `level` in the parameters of a decision.
 _TRUSTED_LEVEL: Final = "3"
 
