@@ -7,7 +7,7 @@ Source: Taskgraph keeps its kinds in `taskcluster/kinds`, before 2023 in `taskcl
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -101,13 +101,18 @@ def find_artifact_task(name: str, tasks: Container[str]) -> str:
     Raises:
         UnknownNameError: definitions of several kinds have this name.
     """
-    made = (next((task for group in groups if (task := f"{group}:{name}") in tasks), "") for groups in _MAKERS)
-    found = [task for task in made if task]
+    made = {groups[-1]: [task for group in groups if (task := f"{group}:{name}") in tasks] for groups in _MAKERS}
+    found = {kind: tasks[0] for kind, tasks in made.items() if tasks}
     if len(found) > 1:
-        kinds = [groups[-1] for groups in _MAKERS if any(f"{group}:{name}" in tasks for group in groups)]
-        listed = " and of ".join(f"an {kind}" if kind == "image" else f"a {kind}" for kind in kinds)
-        raise UnknownNameError(f"{escape_text(name)!r} is the name of {listed}", hint=f"write {' or '.join(found)}")
-    return next(iter(found), "")
+        raise ambiguous_name(name, found)
+    return next(iter(found.values()), "")
+
+
+def ambiguous_name(name: str, found: Mapping[str, str]) -> UnknownNameError:
+    """Return the error for a name that definitions of several kinds have; `found` maps the kind to the full name."""
+    kinds = " and of ".join(f"an {kind}" if kind == "image" else f"a {kind}" for kind in found)
+    full = " or ".join(map(escape_text, found.values()))
+    return UnknownNameError(f"{escape_text(name)!r} is the name of {kinds}", hint=f"write {full}")
 
 
 def find_kind_directory(file: str) -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -96,13 +96,15 @@ class Project:
 
     @cached_property
     def definitions(self) -> Mapping[str, Fetch | Toolchain | Image]:
-        """The definitions by name; `toolchain:NAME` or `image:NAME` for one that has the name of another kind."""
+        """The definitions by name; `fetch:NAME`, `toolchain:NAME` and `image:NAME` if several kinds have that name."""
         with self._guard:
-            found = self._session.definitions
-        named: dict[str, Fetch | Toolchain | Image] = {}
-        for kind, known in found.kinds.items():
-            named |= {(f"{kind}:{name}" if name in named else name): one for name, one in known.items()}
-        return named
+            kinds = self._session.definitions.kinds
+        counts = Counter(name for known in kinds.values() for name in known)
+        return {
+            name if counts[name] == 1 else f"{kind}:{name}": one
+            for kind, known in kinds.items()
+            for name, one in known.items()
+        }
 
     def is_current(self) -> bool:
         """Return whether nothing that was read has changed since: definitions, settings, scripts, passed variables."""
@@ -131,7 +133,7 @@ class Project:
             cache.
 
         Raises:
-            UnknownNameError: no definition has this name.
+            UnknownNameError: no definition has this name, or definitions of several kinds have it.
             ToolError: the toolchain has no output, or its command failed or does not run on this machine.
             FetchError: it cannot be obtained; see `doit_fetch.errors`.
         """
@@ -244,7 +246,7 @@ class Project:
             OfflineError: the network is disabled, and some are not in the cache; names all of them.
             FetchError: one cannot be obtained; the others are obtained.
         """
-        missing = [one for one in map(self._find, names) if isinstance(one, Fetch) and self._lacks(one)]
+        missing = [one for one in map(self._session.definitions.fetch, names) if self._lacks(one)]
         if not missing:
             return
         if self.context.settings.policy.network == "off" and (needed := list(filter(self._needs_network, missing))):

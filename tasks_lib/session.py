@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tasks_lib.incremental.marks import code_mark, roots
 from tasks_lib.layout import find_layout
 from tasks_lib.settings import Settings
-from tasks_lib.ui.output import TerminalInfo
+from tasks_lib.ui.output import OutputSettings
 
 if TYPE_CHECKING:
     from tasks_lib.context import Context
@@ -107,10 +107,10 @@ class Session:
         self._context.cache.join(find_layout(self.settings.fetchdefs).taken, configuration.encode())
 
     @cached_property
-    def surroundings(self) -> TerminalInfo:
+    def output_settings(self) -> OutputSettings:
         """The terminal and the CI that show the run, and the path of its record."""
         own = self.settings
-        return TerminalInfo.parse(self.environ, progress=own.progress, events=own.events, build=own.build)
+        return OutputSettings.parse(self.environ, progress=own.progress, events=own.events, build=own.build)
 
     @property
     def database(self) -> Path:

@@ -223,7 +223,7 @@ REFUSED: Mapping[str, tuple[str, Answer, dict[str, Any], str]] = {
     "bad fragment": ("/x-1.0#sha256=12", reply(b"x"), {}, "invalid sha256"),
     "strip": ("/x-1.0", reply(ELF), {"strip": "1"}, "is not an archive"),
     "bad name": ("/x-1.0", reply(b"x"), {"name": "a b"}, "invalid name"),
-    "bad key": ("/x-1.0", reply(b"x"), {"key": Path("nothing.asc")}, "cannot read the key"),
+    "bad key": ("/x-1.0", reply(b"x"), {"key": Path("nothing.asc")}, "cannot read key file"),
     "other file": ("/x-1.0", reply(b"x"), {"file": Path("other.yml")}, "not a file of fetch definitions"),
     "toolchain": ("/x-1.0", reply(b"x"), {"toolchain": "toolchain:none"}, "no toolchain is named none"),
 }  # fmt: skip

@@ -18,7 +18,7 @@ import yaml
 from tasks_lib.errors import EditError, IntegrityError, SignatureError
 from tasks_lib.host import machine_platform
 from tasks_lib.incremental.definition_files import load
-from tasks_lib.pins.asset_names import choose_siblings, parse_asset_name, without_platform
+from tasks_lib.pins.naming import choose_siblings, parse_asset_name, without_platform
 from tests.archives import Member, tar
 from tests.origin import Origin, reply
 from tests.project import CLEAN, PYTHONPATH, doit, ran, written

@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks_lib.adopt import find_downloads
-from tasks_lib.adopt.containers import find_in_dockerfile
 from tasks_lib.adopt.declarations import find_in_cmake, find_in_dotslash, find_in_starlark, find_in_wrap
+from tasks_lib.adopt.embedded_scripts import find_in_dockerfile, find_in_workflow
 from tasks_lib.adopt.shell import find_in_script
-from tasks_lib.adopt.workflows import find_in_workflow
 from tests.origin import Origin, reply
 from tests.project import definition, doit, written
 from tests.test_program import program
@@ -390,7 +389,7 @@ def test_definitions_are_written(unpinned: Path, origin: Origin) -> None:
         f"subprojects/x.wrap:3: replace with: patch_hash = {tool}",
     ]
     assert "get.sh:3: not added: " in done.stderr
-    assert "get.sh:4: not added: a variable in its URL is not known\n" in done.stderr
+    assert "get.sh:4: not added: a variable in its URL is not known; give the URL to `doit add`\n" in done.stderr
     assert before == {name: (unpinned / name).read_bytes() for name in UNPINNED}
     text = (unpinned / "fetchdefs/fetch/fetches.yml").read_text()
     assert text.count("static-url") == 2

@@ -56,7 +56,7 @@ REFUSED = {
     "a negative size": (listed(f"{SHA} -1 a"), "expected a digest, a size and a file name"),
     "no size": (listed(f"{SHA} a"), "expected a digest, a size and a file name"),
     "a word too many": (listed(f"{SHA} 1 a b"), "expected a digest, a size and a file name"),
-    "itself": (listed(f"{SHA} 1 greet_1.0-2.dsc"), "names a file as itself"),
+    "itself": (listed(f"{SHA} 1 greet_1.0-2.dsc"), "lists itself among its files"),
     "two paragraphs": (f"{GOOD}\n{GOOD}", "expected `Field: value`"),
     "a field twice": (f"{GOOD}Source: evil\n", "occurs twice"),
     "too many files": (listed(*(f"{SHA} 1 a{n}" for n in range(MAX_FILES + 1))), "expected 1 to"),

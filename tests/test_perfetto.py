@@ -16,7 +16,7 @@ from selenium import webdriver
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tasks_lib.report import record as records
-from tasks_lib.report.trace import render_trace
+from tasks_lib.report.render import render_trace
 from tests.archives import Member, tar
 from tests.browser import BROWSER, headless
 from tests.origin import reply, serving

@@ -47,6 +47,26 @@ def top(tmp_path: Path, origin: Origin) -> Path:
     return written(tmp_path, files)
 
 
+def test_a_name_of_two_kinds(top: Path) -> None:
+    """Every command refuses a name that a fetch and a toolchain have, and accepts both full names."""
+    file = top / "fetchdefs/toolchain/all.yml"
+    file.write_text(file.read_text().replace("kit:", "plain:", 1))
+    message = "'plain' is the name of a fetch and of a toolchain\nwrite fetch:plain or toolchain:plain\n"
+    for words in (("path", "plain"), ("get", "plain"), ("run", "plain", "--", "true"), ("export", "cas", "x", "plain")):
+        done = program(top, *words)
+        assert (done.returncode != 0, done.stderr.endswith(message)) == (True, True), (words, done.stderr)
+    assert program(top, "info", "plain").stderr == f"ERROR: {message}"
+    assert program(top, "completion", "names").stdout.split() == ["fetch:plain", "lib", "toolchain:plain"]
+    artifacts = [program(top, "path", f"{kind}:plain").stdout for kind in ("fetch", "toolchain")]
+    assert [path.rpartition("/")[2] for path in artifacts] == ["plain.txt\n", "kit\n"]
+
+
+def test_a_store_that_does_not_answer(top: Path) -> None:
+    """`doit store` names a store once."""
+    done = program(top, "store", FETCH_STORE="http://127.0.0.1:1/x", FETCH_STORE_TRUST="none")
+    assert done.stdout.startswith("store 127.0.0.1:1\n  connection refused while connecting\nwrites: "), done.stdout
+
+
 def test_path(top: Path) -> None:
     """The path is the only output; a known one is printed again until something it depends on changes."""
     first = program(top, "path", "plain")

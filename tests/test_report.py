@@ -12,8 +12,7 @@ import pytest
 
 from tasks_lib.report import record as records
 from tasks_lib.report.analysis import build_advice, find_critical_path, sum_phases, summarize_hosts
-from tasks_lib.report.page import render_page
-from tasks_lib.report.trace import render_trace
+from tasks_lib.report.render import render_page, render_trace
 from tests.project import LIBRARY, TOOL, definition
 from tests.records import record
 from tests.test_reporter import broken, doit
@@ -267,8 +266,8 @@ def test_a_record_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     from tasks_lib.ui.run_state import RunState
 
     monkeypatch.setattr(records, "MAX_TASKS", 10)
-    ledger = RunState()
+    state = RunState()
     for number in range(25):
-        ledger.passed(f"fetch:{number}", "up-to-date")
-    made = records.build_record(ledger, now_s=1.0, ended_at=1000.0)
+        state.passed(f"fetch:{number}", "up-to-date")
+    made = records.build_record(state, now_s=1.0, ended_at=1000.0)
     assert (len(list(made["tasks"])), made["left_out"]) == (10, 15)

@@ -13,7 +13,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from tasks_lib.report.page import render_page
+from tasks_lib.report.render import render_page
 from tasks_lib.units import format_duration, format_size
 from tests.browser import BROWSER, headless
 from tests.records import record

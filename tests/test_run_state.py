@@ -23,16 +23,16 @@ class Said:
     """A run state with a line renderer; the test sets the time of each event."""
 
     def __init__(
-        self, ci: str = "", colour: str = "never", chatter: str = "all", tasks: dict[str, Any] | None = None
+        self, ci: str = "", colour: str = "never", verbosity: str = "all", tasks: dict[str, Any] | None = None
     ) -> None:
         self.stream = io.StringIO()
-        self.ledger = RunState()
-        self.face = LinesRenderer(Output(self.stream), self.ledger, ci=ci, colour=colour, chatter=chatter)
-        self.ledger.begin(tasks or {}, tuple(tasks or ()), 0.0)
+        self.state = RunState()
+        self.face = LinesRenderer(Output(self.stream), self.state, ci=ci, colour=colour, verbosity=verbosity)
+        self.state.begin(tasks or {}, tuple(tasks or ()), 0.0)
 
     def say(self, at_s: float, task: str, name: str, **facts: str | int | float) -> None:
         event = Event(task, name, at_s, "w", facts)
-        self.ledger.on_event(event)
+        self.state.on_event(event)
         self.face.on_event(event)
 
     @property
@@ -69,9 +69,9 @@ def test_rate_of_the_last_seconds() -> None:
     said.say(0, "fetch:a", "phase", phase="body", total=1 << 30)
     for step in range(100):
         said.say(step / 10, "fetch:a", "advance", size=1_000_000)
-    run = said.ledger.runs["fetch:a"]
+    run = said.state.runs["fetch:a"]
     assert run.rate(10.0) == pytest.approx(10_000_000, rel=0.15)
-    assert said.ledger.rate(10.0) == pytest.approx(10_000_000, rel=0.15)
+    assert said.state.rate(10.0) == pytest.approx(10_000_000, rel=0.15)
     assert 0 < run.rate(14.0) < 2_500_000
     assert run.rate(15.0) == 0
 
@@ -83,10 +83,10 @@ def test_total_rate_counts_received_bytes() -> None:
         said.say(0.1, name, "start")
         said.say(0.1, name, "phase", phase="body", total=10_000_000, resumed=5_000_000)
         said.say(0.1, name, "advance", size=600_000)
-    assert said.ledger.rate(1.0) == pytest.approx(1_200_000)
+    assert said.state.rate(1.0) == pytest.approx(1_200_000)
     said.say(1.0, "fetch:a", "phase", phase="repack")
     said.say(1.0, "fetch:a", "advance", size=10_000_000)
-    assert said.ledger.rate(2.0) == pytest.approx(600_000)
+    assert said.state.rate(2.0) == pytest.approx(600_000)
 
 
 def test_totals() -> None:
@@ -94,20 +94,20 @@ def test_totals() -> None:
     tasks = {"a": task(100), "b": task(200), "c": task(300, "a"), "d": task(400), "group": task(0, "a", "b", "c", "d")}
     tasks["group"].actions = []
     said = Said(tasks=tasks)
-    ledger = said.ledger
-    assert set(ledger.wanted()) == {"a", "b", "c", "d"}
-    assert (ledger.waiting(), ledger.bytes()) == (4, (0, 1000))
-    ledger.passed("d", "up-to-date")
-    assert (ledger.waiting(), ledger.bytes()) == (3, (0, 600))
+    state = said.state
+    assert set(state.wanted()) == {"a", "b", "c", "d"}
+    assert (state.waiting(), state.bytes()) == (4, (0, 1000))
+    state.passed("d", "up-to-date")
+    assert (state.waiting(), state.bytes()) == (3, (0, 600))
     said.say(0, "a", "start")
     said.say(0, "a", "phase", phase="body", url="http://h/a", resumed=20)
     said.say(1, "a", "advance", size=30)
-    assert (ledger.waiting(), ledger.bytes()) == (2, (50, 600))
+    assert (state.waiting(), state.bytes()) == (2, (50, 600))
     said.say(2, "a", "advance", size=50)
-    assert ledger.end("a", 3, "success") == "made"  # no fetch: by its name
+    assert state.end("a", 3, "success") == "made"  # no fetch: by its name
     said.say(3, "b", "start")
-    assert ledger.end("b", 4, "failed", "no") == "failed"
-    assert (ledger.waiting(), ledger.bytes()) == (1, (0, 300))
+    assert state.end("b", 4, "failed", "no") == "failed"
+    assert (state.waiting(), state.bytes()) == (1, (0, 300))
 
 
 OUTCOMES = {
@@ -129,7 +129,7 @@ def test_outcomes(case: str) -> None:
     said.say(0, name, "start")
     for phase in phases:
         said.say(1, name, "phase", phase=phase)
-    assert said.ledger.end(name, 2, "success") == outcome
+    assert said.state.end(name, 2, "success") == outcome
 
 
 def test_phases_are_bounded_and_closed() -> None:
@@ -138,8 +138,8 @@ def test_phases_are_bounded_and_closed() -> None:
     said.say(0, "fetch:a", "start")
     for second in range(1000):
         said.say(second, "fetch:a", "phase", phase="wait", url="http://a/")
-    said.ledger.end("fetch:a", 1000, "failed", "no")
-    phases = said.ledger.runs["fetch:a"].phases
+    said.state.end("fetch:a", 1000, "failed", "no")
+    phases = said.state.runs["fetch:a"].phases
     assert len(phases) <= MAX_PHASES
     assert all(one.end_s == other.start_s for one, other in pairwise(phases[1:]))
     assert phases[-1].end_s == 1000
@@ -152,10 +152,10 @@ def test_a_task_ends_when_its_worker_is_done() -> None:
     said.say(1, "fetch:a", "phase", phase="body", url="http://a/")
     said.say(2, "fetch:a", "done")
     said.say(3, "fetch:b", "start")
-    assert [run.name for run in said.ledger.active()] == ["fetch:a", "fetch:b"]
-    said.ledger.end("fetch:a", 4, "success")
-    said.ledger.end("fetch:b", 5, "success")
-    runs = said.ledger.runs
+    assert [run.name for run in said.state.active()] == ["fetch:a", "fetch:b"]
+    said.state.end("fetch:a", 4, "success")
+    said.state.end("fetch:b", 5, "success")
+    runs = said.state.runs
     assert [(run.start_s, run.end_s) for run in runs.values()] == [(0, 2), (3, 5)]
     assert runs["fetch:a"].phases[-1].end_s == 2
 
@@ -167,25 +167,25 @@ def test_body_belongs_to_the_last_host() -> None:
     said.say(0, "fetch:a", "phase", phase="connect", url="https://git.example/x")
     said.say(1, "fetch:a", "phase", phase="body")
     said.say(2, "fetch:a", "advance", size=5)
-    said.ledger.end("fetch:a", 3, "success")
-    assert said.ledger.by_host() == {"git.example": (1, 5, 2.0)}
+    said.state.end("fetch:a", 3, "success")
+    assert said.state.by_host() == {"git.example": (1, 5, 2.0)}
 
 
 def test_many_up_to_date_tasks_are_counted() -> None:
     """A hundred are listed, as by doit; ten thousand more are counted in the summary."""
     said = Said()
     for number in range(MAX_UP_TO_DATE + 10_000):
-        said.ledger.passed(f"t{number}", "up-to-date")
+        said.state.passed(f"t{number}", "up-to-date")
         said.face.passed(f"t{number}", "up-to-date")
     assert said.text.count("\n") == MAX_UP_TO_DATE + 1
-    assert summarize_totals(said.ledger, 1.0)[0].text == "nothing to do: 10,100 cached; 1.0 s"
+    assert summarize_totals(said.state, 1.0)[0].text == "nothing to do: 10,100 cached; 1.0 s"
 
 
 def test_a_failure_is_not_repeated() -> None:
     """The summary names the task; the message was printed when it failed."""
     said = Said()
-    said.ledger.end("x", 1, "failed", "PythonAction Error\nTraceback (most recent call last):\n  File\nValueError: no")
-    assert [line.text for _, line in summarize_failures(said.ledger)] == ["failed: x"]
+    said.state.end("x", 1, "failed", "PythonAction Error\nTraceback (most recent call last):\n  File\nValueError: no")
+    assert [line.text for _, line in summarize_failures(said.state)] == ["failed: x"]
 
 
 HOSTILE = st.text(st.characters(codec="utf-16", exclude_categories=()), max_size=60) | st.sampled_from(
@@ -202,7 +202,7 @@ def test_untrusted_text_is_escaped(name: str, message: str, ci: str) -> None:
     said.say(1, name, "phase", phase="wait", url=message, seconds=1, reason=message)
     said.say(1, name, "skip", reason=message)
     fail = SimpleNamespace(get_name=lambda: "TaskFailed", get_msg=lambda: message, message=message)
-    said.ledger.end(name, 2, "failed", message)
+    said.state.end(name, 2, "failed", message)
     said.face.ended(name, "failed", fail, "")
     said.face.finish()
     assert re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]", said.text) is None

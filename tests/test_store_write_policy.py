@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks_lib.store.write_policy import judge_write
+from tasks_lib.store.opening import judge_write
 
 GITHUB = {"CI": "true", "GITHUB_ACTIONS": "true", "GITHUB_REPOSITORY": "owner/repository"}
 GITLAB = {"CI": "true", "GITLAB_CI": "true"}

@@ -154,9 +154,11 @@ def test_nothing_is_written_on_failure(here: Project) -> None:
         ({"url": f"{here.origin.url}/1.10/lib-1.10.tar#sha256={'0' * 64}"}, IntegrityError, "fragment"),
         ({"url": f"{here.origin.url}/x?token=abc"}, EditError, "credential"),
     ):
-        with pytest.raises(kind, match=reason):
+        with pytest.raises(kind, match=reason) as found:
             here.update("lib-1.9", **request)
         assert read() == before
+        message = str(found.value)  # `doit update` shows it after the name of the definition
+        assert not message.startswith(("lib-1.9:", "cannot download lib-1.9\n")), message
     with pytest.raises(EditError, match="version"):
         here.update("other", to="2.0")
 

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from tasks_lib.adopt.containers import find_in_dockerfile
 from tasks_lib.adopt.declarations import find_in_cmake, find_in_dotslash, find_in_starlark, find_in_wrap
+from tasks_lib.adopt.embedded_scripts import find_in_dockerfile, find_in_workflow
 from tasks_lib.adopt.findings import FoundDownload
 from tasks_lib.adopt.shell import find_in_script
-from tasks_lib.adopt.workflows import find_in_workflow
 from tasks_lib.fs.files import open_regular
 
 #: Maximum size in bytes of a file that is read: a script or a build file is smaller.

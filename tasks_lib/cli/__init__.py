@@ -1,1 +1,1 @@
-"""The `doit` commands: run, list, info, why, graph, verify, prune, cache, report and help."""
+"""The commands of doit and of the program `doit-fetch`."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from tasks_lib.cli.definition_command import JSON
-from tasks_lib.cli.pin_command import DRY_RUN, FORMAT, PinCommand, given_path
+from tasks_lib.cli.project_command import DRY_RUN, FORMAT, PinCommand, given_path
 from tasks_lib.definitions import Definitions
-from tasks_lib.engine.base_command import PURPOSES, flag, option, usage_error
+from tasks_lib.engine.base_command import JSON, flag, option, usage_error
 from tasks_lib.errors import escape_lines, escape_text
 from tasks_lib.layout import find_layout
 from tasks_lib.network import redacted
@@ -16,7 +15,7 @@ from tasks_lib.pins.add import Added, AddRequest, apply, propose
 from tasks_lib.pins.evidence import format_table, to_json
 from tasks_lib.pins.workspace import Workspace
 from tasks_lib.pins.workspace import to_json as content_to_json
-from tasks_lib.pins.yaml_style import INDENT, block
+from tasks_lib.pins.yaml_text import INDENT, block
 from tasks_lib.progress import LineProgress
 from tasks_lib.session import Session
 from tasks_lib.units import counted
@@ -26,7 +25,6 @@ class AddCommand(PinCommand):
     """`doit add`."""
 
     name = "add"
-    doc_purpose = PURPOSES["add"]
     doc_usage = "URL"
     doc_description = (
         "URL is a file, or a repository with a tag or commit: https://example.org/x.git#v1.2. A fragment #sha256=HEX "

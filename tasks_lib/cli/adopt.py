@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tasks_lib.adopt import FoundDownload, find_downloads
-from tasks_lib.adopt.replacement import replace_commit, replace_file
+from tasks_lib.adopt.findings import replace_commit, replace_file
 from tasks_lib.cli.add import load_definitions
 from tasks_lib.cli.sarif import SarifResult, SarifRule, format_sarif
 from tasks_lib.context import Context
 from tasks_lib.definitions import Git, StaticUrl
 from tasks_lib.engine.base_command import (
-    PURPOSES,
     SETTINGS_ONLY,
     BaseCommand,
     flag,
@@ -30,9 +29,8 @@ from tasks_lib.engine.base_command import (
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, escape_lines, escape_text
 from tasks_lib.pins.add import AddRequest, add
 from tasks_lib.pins.workspace import Workspace
-from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.session import Session, current_session
-from tasks_lib.ui.events import write_to_stderr
+from tasks_lib.ui.events import stderr_progress
 
 _RULES: Final = {
     "unpinned": SarifRule("A download is not pinned to a digest"),
@@ -58,7 +56,6 @@ class AdoptCommand(BaseCommand):
     """`doit adopt`."""
 
     name = "adopt"
-    doc_purpose = PURPOSES["adopt"]
     doc_usage = "[PATH ...]"
     doc_description = (
         "PATH is a file or a directory (default: the current one). Nothing that is found is executed or edited. "
@@ -172,7 +169,9 @@ def _define(downloads: Sequence[_CheckedDownload], out: Any) -> None:
         sys.stderr.write(f"warning: {escape_text(warning)}\n")
     for one in downloads:
         if not one.found.is_complete:
-            sys.stderr.write(f"{one.place}: not added: a variable in its URL is not known\n")
+            sys.stderr.write(
+                f"{one.place}: not added: a variable in its URL is not known; give the URL to `doit add`\n"
+            )
             continue
         try:
             out.write(f"{one.place}: replace with: {escape_text(_add(one.found))}\n")
@@ -189,7 +188,7 @@ def _add(one: FoundDownload) -> str:
         FetchError: it cannot be downloaded or defined.
     """
     session = _session()
-    progress = LineProgress(write_to_stderr, describe_wait)
+    progress = stderr_progress()
     workspace = Workspace(session.context, load_definitions(session), progress)
     url = one.url if one.revision is None else f"{one.url}#{one.revision or 'HEAD'}"
     added = add(workspace, AddRequest(url=url, strip="0"))

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tasks_lib.cli.definition_command import JSON, DefinitionCommand, format_option
+from tasks_lib.cli.project_command import DefinitionCommand
 from tasks_lib.cli.sarif import SarifResult, SarifRule, format_sarif
-from tasks_lib.engine.base_command import OFFLINE, PURPOSES, STARTED_IN, flag, option, usage_error
+from tasks_lib.engine.base_command import JSON, OFFLINE, STARTED_IN, flag, format_option, option, usage_error
 from tasks_lib.errors import escape_text
 from tasks_lib.pins.audit import CODES, AuditReport, audit
-from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.session import Session
-from tasks_lib.ui.events import write_to_stderr
+from tasks_lib.ui.events import stderr_progress
 from tasks_lib.units import counted
 
 #: Levels of findings; a warning unless it is named here. Source: SARIF 2.1.0 section 3.27.10.
@@ -26,7 +25,6 @@ class AuditCommand(DefinitionCommand):
     """`doit audit`."""
 
     name = "audit"
-    doc_purpose = PURPOSES["audit"]
     doc_usage = "[NAME...]"
     doc_description = (
         "Without names: all definitions. Asks every source for one byte and downloads nothing. "
@@ -51,7 +49,7 @@ class AuditCommand(DefinitionCommand):
         osv = params["osv"]
         if osv and "://" not in osv:
             osv = str(Path(STARTED_IN.get(), osv))
-        reports = audit(session.context, fetches, osv, LineProgress(write_to_stderr, describe_wait))
+        reports = audit(session.context, fetches, osv, stderr_progress())
         if form == "text":
             self._write_text(reports)
         else:

@@ -95,9 +95,7 @@ complete -c doit-fetch -n '__fish_seen_subcommand_from completion' -f -a 'bash f
 def write_script(shell: str, own: Mapping[str, str]) -> str:
     """Return the completion script of a shell: bash, zsh or fish.
 
-    Args:
-        shell: the shell.
-        own: the help page of each command of the program; that of the program itself has the name "".
+    `own` has the help page of each command of the program; that of the program itself has the name "".
     """
     options = {name: sorted(set(_LONG.findall(page))) for name, page in own.items()} | _options_of_doit(own)
     commands = " ".join(sorted(filter(None, options)))

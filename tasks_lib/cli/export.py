@@ -6,12 +6,11 @@ import sys
 from typing import Any, Final
 
 from tasks_lib.cli.project_command import ProjectCommand
-from tasks_lib.engine.base_command import PURPOSES, from_start, option, usage_error
+from tasks_lib.engine.base_command import from_start, option, usage_error
 from tasks_lib.export import OCI, export, export_images
-from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.project import Project
 from tasks_lib.session import Session
-from tasks_lib.ui.events import write_to_stderr
+from tasks_lib.ui.events import stderr_progress
 from tasks_lib.units import counted
 
 #: Definitions that are left out and shown by name.
@@ -22,7 +21,6 @@ class ExportCommand(ProjectCommand):
     """`doit export`."""
 
     name = "export"
-    doc_purpose = PURPOSES["export"]
     doc_usage = "LAYOUT DIR [NAME ...]"
     doc_description = (
         "LAYOUT is url, cas, sha256sum, distdir, bazel, conan, nix, meson, vcpkg, find-links, dotslash, cmake, or oci "
@@ -41,12 +39,12 @@ class ExportCommand(ProjectCommand):
         """Export."""
         if len(args) < 2:
             raise usage_error("`export` needs a layout and a directory\n`doit help export` shows the layouts")
-        progress = LineProgress(write_to_stderr, describe_wait)
+        progress = stderr_progress()
         layout, directory, *words = args
         project, path = Project(session, progress), from_start(directory)
         unused = "url_base" if layout == OCI else "compression"
         if params[unused]:
-            raise usage_error(f"`--{unused.replace('_', '-')}` has no meaning for the layout {layout}")
+            raise usage_error(f"`--{unused.replace('_', '-')}` has no meaning for the layout {layout}\nleave it out")
         if layout == OCI:
             done = export_images(project, path, words, params["compression"] or "zstd", progress)
         else:

@@ -46,13 +46,8 @@ def describe_task(
 ) -> dict[str, Any]:
     """Return the facts about a task.
 
-    Args:
-        task: doit's task; one of the user has the facts that doit knows.
-        definitions: all definitions.
-        state: doit's name for its state, None if it is not asked for.
-        reasons: why it would run.
-        users: the tasks that depend on it.
-        history: the recorded provenance of its output.
+    A task of the user has the facts that doit knows. `state` is doit's name for its state, None if it is not asked for;
+    `reasons` say why it would run; `users` depend on it; `history` is the recorded provenance of its output.
     """
     return {
         **EMPTY,

@@ -13,11 +13,11 @@ from doit.control import TaskControl
 from tasks_lib.cli.commands import TaskCommand
 from tasks_lib.cli.info_json import describe_task
 from tasks_lib.engine.base_command import (
+    JSON,
     OFFLINE,
-    PURPOSES,
-    flag,
+    OUTPUT_FILE,
+    format_option,
     format_write_error,
-    option,
     require_session,
     usage_error,
 )
@@ -26,27 +26,12 @@ from tasks_lib.graph import render
 from tasks_lib.graph.actions import step_of
 from tasks_lib.graph.checks import UpToDateCheck, note_of
 from tasks_lib.incremental.selection import needed
-from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.session import current_session
 from tasks_lib.steps import Artifact, find_integrity
-from tasks_lib.ui.events import write_to_stderr
+from tasks_lib.ui.events import stderr_progress
 
-_FORMAT: Final = {
-    "name": "format",
-    "long": "format",
-    "metavar": "FORMAT",
-    "type": str,
-    "default": "mermaid",
-    "choices": (("mermaid", "for Markdown pages"), ("dot", "for Graphviz"), ("json", "for programs")),
-    "help": "output format [default: %(default)s]",
-}
-_INFO_FORMAT: Final = {
-    **_FORMAT,
-    "default": "text",
-    "choices": (("text", "for people"), ("json", "one list of objects, for programs")),
-}
-_JSON: Final = flag("json", "same as `--format json`")
-_OUTPUT: Final = option("output-file", "write to this file [default: stdout]", metavar="FILE", short="o", name="into")
+_FORMAT: Final = format_option(("mermaid", "for Markdown pages"), ("dot", "for Graphviz"), ("json", "for programs"))
+_INFO_FORMAT: Final = format_option(("text", "for people"), ("json", "one list of objects, for programs"))
 
 
 class _ExplainCommand(TaskCommand):
@@ -72,15 +57,14 @@ class InfoCommand(_ExplainCommand):
     """`doit info`."""
 
     name = "info"
-    doc_purpose = PURPOSES["info"]
     doc_usage = "TASK/TARGET..."
     doc_description = None
-    cmd_options = (opt_hide_status, _INFO_FORMAT, _JSON, OFFLINE)
+    cmd_options = (opt_hide_status, _INFO_FORMAT, JSON, OFFLINE)
 
     def _execute(self, pos_args: list[str], hide_status: bool = False, format: str = "text") -> int:
         """Show the tasks; return 1 if one is not up to date, as doit does."""
         if not pos_args:
-            raise usage_error(f"`info` needs a task.\nCheck `{self.bin_name} help info`.")
+            raise usage_error("`info` needs a task\n`doit help info` shows its options")
         control = self.control()
         self._users: dict[str, set[str]] = {}
         for task in self.task_list:
@@ -153,7 +137,7 @@ def _list_holders(task: Any) -> list[str] | None:
         artifact = getattr(one, "output", one)
         if isinstance(artifact, Artifact):
             integrity = find_integrity(session.context, artifact)
-            return fleet.list_holders(integrity, artifact.key, LineProgress(write_to_stderr, describe_wait))
+            return fleet.list_holders(integrity, artifact.key, stderr_progress())
     return None
 
 
@@ -169,7 +153,6 @@ class WhyCommand(_ExplainCommand):
     """`doit why`."""
 
     name = "why"
-    doc_purpose = PURPOSES["why"]
     doc_usage = "[TASK/TARGET...]"
     doc_description = "Without names: the default tasks. Runs nothing."
     cmd_options = (OFFLINE,)
@@ -231,10 +214,9 @@ class GraphCommand(_ExplainCommand):
     """`doit graph`."""
 
     name = "graph"
-    doc_purpose = PURPOSES["graph"]
     doc_usage = "[TASK/TARGET...]"
     doc_description = "Without names: the default tasks. Runs nothing and needs no other program."
-    cmd_options = (_FORMAT, _OUTPUT)
+    cmd_options = (_FORMAT, OUTPUT_FILE)
 
     def _execute(self, pos_args: list[str], format: str, into: str) -> int:
         del pos_args  # they are `sel_tasks`
@@ -263,11 +245,8 @@ _SENTENCES: Final = {
 def explain(task: Any, status: Any, values: Mapping[str, Any], makers: Mapping[str, str]) -> list[str]:
     """Return why a task would run, most important reason first; [] if it would not.
 
-    Args:
-        task: doit's task.
-        status: doit's status of the task, with its log.
-        values: values saved by the last success.
-        makers: path of a target -> name of the task that makes it.
+    `status` is doit's, with its log; `values` were saved by the last success; `makers` maps the path of a target to its
+    task.
     """
     if status.status == "up-to-date":
         return []

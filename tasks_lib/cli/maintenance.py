@@ -20,20 +20,11 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from tasks_lib.cache.maintenance import InventoryItem
+from tasks_lib.cli.project_command import ProjectCommand
 from tasks_lib.context import Context
 from tasks_lib.definitions import Definitions
-from tasks_lib.engine.base_command import (
-    OFFLINE,
-    PURPOSES,
-    BaseCommand,
-    flag,
-    load_dodo,
-    option,
-    require_session,
-    usage_error,
-    yield_to_task,
-)
-from tasks_lib.errors import CacheError, DefinitionError, FetchError, SettingError, escape_lines, escape_text
+from tasks_lib.engine.base_command import OFFLINE, flag, option, usage_error
+from tasks_lib.errors import CacheError, DefinitionError, escape_text
 from tasks_lib.incremental.definition_files import load
 from tasks_lib.incremental.resources import ReferencedFiles
 from tasks_lib.layout import find_layout
@@ -62,35 +53,27 @@ _MAX_LISTED: Final = 5
 _PROGRESS_INTERVAL_S: Final = 5.0
 
 
-class SessionCommand(BaseCommand, abc.ABC):
-    """A command that needs the settings and definitions of the project, not its tasks."""
+class SessionCommand(ProjectCommand):
+    """A command about the cache or the stores. Exit status 0: success; 1: as its help says; 3: error; 130: Ctrl-C."""
 
-    name: str
     doc_usage = ""
+    failure = 3
 
-    def execute(self, params: Any, args: list[str]) -> int:
-        """Load dodo.py for its settings and do the work; report errors of this package in a few lines."""
+    def work(self, session: Session, params: Any, args: list[str]) -> int:
+        """Do the work; wait until the stores have what it obtained."""
         gc.disable()  # an inventory creates a million small values and frees none of them
-        load_dodo(self.loader, params)
-        yield_to_task(self.name, self.loader)
         progress = LineProgress(write_to_stderr, describe_phase, _PROGRESS_INTERVAL_S)
         try:
-            session = require_session(self.name)
-            status = self.work(session.context, params, args, progress)
+            status = self.maintain(session.context, params, args, progress)
             _finish_uploads(session, progress)
             return status
-        except (SettingError, DefinitionError) as error:
-            raise usage_error(escape_lines(str(error))) from None
-        except FetchError as error:
-            sys.stderr.write(f"{escape_lines(str(error))}\n")
-            return 3
         except KeyboardInterrupt:
             progress.cancel()
             sys.stderr.write("interrupted\n")
             return 130
 
     @abc.abstractmethod
-    def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
+    def maintain(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Do the work; return the exit status."""
 
 
@@ -107,7 +90,6 @@ class VerifyCommand(SessionCommand):
     """`doit verify`."""
 
     name = "verify"
-    doc_purpose = PURPOSES["verify"]
     doc_usage = "[TASK or GLOB ...]"
     doc_description: Any = (
         "Without names: every blob and result in the cache, every artifact and extracted tree of the definitions. "
@@ -119,7 +101,7 @@ class VerifyCommand(SessionCommand):
         OFFLINE,
     )
 
-    def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
+    def maintain(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Verify the content."""
         verification = Verification(context, load_plan(context), args, progress)
         report = verification.run(_print_damage, repair="yes" if params["repair"] else "no")
@@ -130,7 +112,6 @@ class PruneCommand(SessionCommand):
     """`doit prune`."""
 
     name = "prune"
-    doc_purpose = PURPOSES["prune"]
     doc_description: Any = (
         "Content is needed if the current definitions refer to it, or those of another directory that used this cache, "
         "under any SOURCE_DATE_EPOCH and limits that were used there. "
@@ -151,10 +132,10 @@ class PruneCommand(SessionCommand):
         flag("dry-run", "show what would be removed, why, and its size"),
     )
 
-    def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
+    def maintain(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Prune the cache."""
         if args:
-            raise usage_error(f"`prune` takes no task names, got {escape_text(args[0])!r}")
+            raise usage_error(f"`prune` takes no task names, got {escape_text(args[0])!r}\nleave it out")
         older_than, max_size = params["older_than"], params["max_size"]
         bounds = PruneLimits(
             older_than_s=parse_duration(older_than, "--older-than") if older_than else None,
@@ -176,9 +157,8 @@ class CacheCommand(SessionCommand):
     """`doit cache`."""
 
     name = "cache"
-    doc_purpose = PURPOSES["cache"]
 
-    def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
+    def maintain(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Show the content."""
         del params, args, progress
         items = context.cache.maintenance.items()
@@ -190,7 +170,7 @@ class CacheCommand(SessionCommand):
             *_format_hit_rates(context.cache.maintenance.runs()),
         ]
         blobs = [item for item in items if item.kind in ("blob", "repository", "tree")]
-        names = _human_names(items)
+        names = {item.inode: item.name for item in items if item.kind == "artifact"}
         now_s = time.time()
         largest = sorted(blobs, key=lambda item: -item.size)[:_MAX_LISTED]
         oldest = sorted(blobs, key=lambda item: item.written_s)[:_MAX_LISTED]
@@ -336,7 +316,7 @@ def _print_summary(report: VerifyReport, progress: LineProgress) -> int:
     lines += [f"not in the cache: {escape_text(task)}" for task in report.missing]
     lines += [f"repaired: {escape_text(task)}" for task in report.repaired]
     lines += [f"not repaired: {escape_text(task)}" for task in report.failed]
-    checked = ", ".join(f"{count} {kind}s" for kind, count in report.checked.items()) or "nothing"
+    checked = ", ".join(counted(count, kind) for kind, count in report.checked.items()) or "nothing"
     unconfirmed = f", {len(report.unconfirmed)} not confirmed" if report.unconfirmed else ""
     lines.append(f"verified {checked}, {format_size(progress.size)} read; {len(report.damaged)} damaged{unconfirmed}")
     print_lines(lines)
@@ -366,10 +346,6 @@ def _format_hit_rates(runs: list[tuple[int, int, int]]) -> list[str]:
         return f"{hits} of {hits + missed} hits ({100 * hits / max(1, hits + missed):.0f} %)"
 
     return [f"last run: {rate(runs[-1:])}", f"last {counted(len(runs), 'run')}: {rate(runs)}"]
-
-
-def _human_names(items: list[InventoryItem]) -> dict[tuple[int, int], str]:
-    return {item.inode: item.name for item in items if item.kind == "artifact"}
 
 
 def _format_item(item: InventoryItem, names: Mapping[tuple[int, int], str]) -> str:

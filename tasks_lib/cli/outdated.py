@@ -6,12 +6,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from tasks_lib.cli.definition_command import JSON, DefinitionCommand, format_option
-from tasks_lib.engine.base_command import OFFLINE, PURPOSES
+from tasks_lib.cli.project_command import DefinitionCommand
+from tasks_lib.engine.base_command import JSON, OFFLINE, format_option
 from tasks_lib.pins.outdated import look_up
-from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.session import Session
-from tasks_lib.ui.events import write_to_stderr
+from tasks_lib.ui.events import stderr_progress
 from tasks_lib.units import counted
 
 _FIELDS = ("name", "have", "newest", "where", "evidence")
@@ -21,7 +20,6 @@ class OutdatedCommand(DefinitionCommand):
     """`doit outdated`."""
 
     name = "outdated"
-    doc_purpose = PURPOSES["outdated"]
     doc_usage = "[NAME...]"
     doc_description = (
         "Without names: all definitions. Each project is asked once; answers are kept for an hour. "
@@ -32,7 +30,7 @@ class OutdatedCommand(DefinitionCommand):
 
     def answer(self, session: Session, fetches: Sequence[Any], params: Any) -> int:
         """Write the newest versions; return the exit status."""
-        rows = look_up(session.context, fetches, LineProgress(write_to_stderr, describe_wait))
+        rows = look_up(session.context, fetches, stderr_progress())
         older = [row for row in rows if row.state == "older"]
         unknown = [row for row in rows if row.state in ("unknown", "unlisted")]
         if params["json"] or params["format"] == "json":

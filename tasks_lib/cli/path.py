@@ -5,18 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from tasks_lib.cli.project_command import ProjectCommand
-from tasks_lib.engine.base_command import OFFLINE, PURPOSES, flag, usage_error
-from tasks_lib.progress import LineProgress, describe_wait
+from tasks_lib.engine.base_command import OFFLINE, flag, usage_error
 from tasks_lib.project import Project
 from tasks_lib.session import Session
-from tasks_lib.ui.events import write_to_stderr
+from tasks_lib.ui.events import stderr_progress
 
 
 class PathCommand(ProjectCommand):
     """`doit path`."""
 
     name = "path"
-    doc_purpose = PURPOSES["path"]
     doc_usage = "NAME"
     doc_description = (
         "NAME is the name of a definition, or fetch:NAME, toolchain:NAME or image:NAME. "
@@ -32,7 +30,7 @@ class PathCommand(ProjectCommand):
         """Print the path."""
         if len(args) != 1:
             raise usage_error("`path` needs one name\n`doit help path` shows its options")
-        project = Project(session, LineProgress(write_to_stderr, describe_wait))
+        project = Project(session, stderr_progress())
         path = project.tree(args[0]) if params["tree"] else project.fetch(args[0])
         self.outstream.write(f"{path.absolute()}\n")
         return 0

@@ -21,10 +21,9 @@ from tasks_lib.errors import FetchError, escape_text
 from tasks_lib.fs.atomic import require_replaceable, write_best_effort
 from tasks_lib.fs.processes import replace_process
 from tasks_lib.incremental import path_notes
-from tasks_lib.packaging.versions import add_arguments
-from tasks_lib.progress import LineProgress, describe_wait
+from tasks_lib.packaging import add_arguments
 from tasks_lib.settings import SETTINGS
-from tasks_lib.ui.events import write_to_stderr
+from tasks_lib.ui.events import stderr_progress
 
 if TYPE_CHECKING:
     from tasks_lib.project import Project
@@ -68,7 +67,9 @@ def run(words: list[str], environ: Mapping[str, str]) -> int:
         return 1
     except OSError as error:
         place = f"{escape_text(str(error.filename))}: " if error.filename is not None else ""
-        sys.stderr.write(f"doit-fetch: {place}{error.strerror or error}\n")
+        sys.stderr.write(
+            f"doit-fetch: {place}{error.strerror or error}\ncheck the path, its permissions and free space\n"
+        )
         return 1
     except KeyboardInterrupt:
         return 130
@@ -96,8 +97,7 @@ def _is_option(word: str, known: set[str]) -> bool:
 
 
 def _load(options: argparse.Namespace) -> Project:
-
-    progress = LineProgress(write_to_stderr, describe_wait)
+    progress = stderr_progress()
     offline = True if options.offline else None
     return doit_fetch.Project.load(offline=offline, settings=options.settings, progress=progress)
 
@@ -204,7 +204,6 @@ class _Version(argparse.Action):
     """Print the versions; reading them takes longer than most commands."""
 
     def __call__(self, *_: object) -> None:
-
         print(f"doit-fetch {version('doit-fetch')}, doit {version('doit')}")  # noqa: T201  # a program
         raise SystemExit(0)
 

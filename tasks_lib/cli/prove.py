@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from tasks_lib.cli.project_command import ProjectCommand
-from tasks_lib.engine.base_command import PURPOSES, from_start, option
+from tasks_lib.engine.base_command import from_start, option
 from tasks_lib.engine.downloads import IS_MISSING
 from tasks_lib.errors import escape_lines
 from tasks_lib.export.proof import prove
@@ -19,7 +19,6 @@ class ProveCommand(ProjectCommand):
     """`doit prove`."""
 
     name = "prove"
-    doc_purpose = PURPOSES["prove"]
     doc_usage = "[NAME ...]"
     doc_description = (
         "NAME is the name of a definition or a glob; without names, what `doit` makes. The build runs in a network "

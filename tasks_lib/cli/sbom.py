@@ -9,8 +9,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tasks_lib.cli.definition_command import DefinitionCommand, format_option
-from tasks_lib.engine.base_command import OFFLINE, PURPOSES, STARTED_IN, format_write_error, option, usage_error
+from tasks_lib.cli.project_command import DefinitionCommand
+from tasks_lib.engine.base_command import (
+    OFFLINE,
+    OUTPUT_FILE,
+    STARTED_IN,
+    format_option,
+    format_write_error,
+    usage_error,
+)
 from tasks_lib.errors import ToolError
 from tasks_lib.pins.materials import Material, list_materials
 from tasks_lib.pins.spdx import write_spdx
@@ -21,7 +28,6 @@ class SbomCommand(DefinitionCommand):
     """`doit sbom`."""
 
     name = "sbom"
-    doc_purpose = PURPOSES["sbom"]
     doc_usage = "[NAME...]"
     doc_description = (
         "Without names: all definitions. Makes no request. With SOURCE_DATE_EPOCH, the same definitions give the same "
@@ -30,7 +36,7 @@ class SbomCommand(DefinitionCommand):
     )
     cmd_options = (
         format_option(("cyclonedx-1.6", "JSON"), ("cyclonedx-1.7", "JSON"), ("spdx-2.3", "JSON")),
-        option("output-file", "write to this file [default: stdout]", metavar="FILE", short="o", name="into"),
+        OUTPUT_FILE,
         OFFLINE,
     )
 

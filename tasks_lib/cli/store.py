@@ -11,8 +11,8 @@ from tasks_lib.cli.maintenance import SessionCommand, load_plan, print_lines
 from tasks_lib.context import Context
 from tasks_lib.definitions import Definitions, Fetch, Image, Toolchain
 from tasks_lib.definitions.lookup import find_definitions
-from tasks_lib.engine.base_command import PURPOSES, flag, from_start, option, usage_error
-from tasks_lib.errors import SettingError, StoreError, UnknownNameError, escape_text
+from tasks_lib.engine.base_command import flag, from_start, option, usage_error
+from tasks_lib.errors import SettingError, StoreError, escape_text
 from tasks_lib.incremental.selection import closure
 from tasks_lib.progress import LineProgress
 from tasks_lib.steps.source_package import list_shared_files
@@ -30,7 +30,6 @@ class StoreCommand(SessionCommand):
     """`doit store`."""
 
     name = "store"
-    doc_purpose = PURPOSES["store"]
     doc_usage = "[push [NAME ...] | pull [NAME ...] | keygen FILE | prune]"
     doc_description: Any = (
         "Without a word: what each store can do: reads, writes, ranges, latency, clock, whose results are used. "
@@ -47,7 +46,7 @@ class StoreCommand(SessionCommand):
         flag("yes", "prune: delete without --dry-run first"),
     )
 
-    def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
+    def maintain(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Do one of the actions."""
         action, names = (args[0], args[1:]) if args else ("status", [])
         if action not in _ACTIONS:
@@ -62,15 +61,12 @@ class StoreCommand(SessionCommand):
         return max(self._use_stores(action, names, context, params, progress), int(bool(offline)))
 
     def _use_stores(self, action: str, names: list[str], context: Context, params: Any, progress: LineProgress) -> int:
-        try:
-            if action == "push":
-                return _push(context, names, params, progress)
-            if action == "pull":
-                return _pull(context, names, progress)
-        except UnknownNameError as error:
-            raise usage_error(str(error)) from None
+        if action == "push":
+            return _push(context, names, params, progress)
+        if action == "pull":
+            return _pull(context, names, progress)
         if names:
-            raise usage_error(f"`store {action}` takes no names, got {escape_text(names[0])!r}")
+            raise usage_error(f"`store {action}` takes no names, got {escape_text(names[0])!r}\nleave it out")
         return _prune(context, params) if action == "prune" else _status(context)
 
 
@@ -92,9 +88,8 @@ def _list_items(context: Context, names: list[str]) -> list[Any]:
 
 
 def _keygen(names: list[str]) -> int:
-
     if len(names) != 1:
-        raise usage_error("`store keygen` needs the name of one file")
+        raise usage_error("`store keygen` needs the name of one file\nfor example: doit store keygen writer.key")
     path = Path(names[0])
     keyid = generate_key(from_start(names[0]))
     print_lines(
@@ -108,7 +103,6 @@ def _keygen(names: list[str]) -> int:
 
 
 def _push(context: Context, names: list[str], params: Any, progress: LineProgress) -> int:
-
     opening, counts = context.opening, Counts()
     verdict = opening.verdict
     if not verdict.writes:
@@ -129,7 +123,6 @@ def _push(context: Context, names: list[str], params: Any, progress: LineProgres
 
 
 def _pull(context: Context, names: list[str], progress: LineProgress) -> int:
-
     items = _list_items(context, names)
     pulled, absent = pull(context, items, progress)
     fleet = context.fleet
@@ -140,12 +133,15 @@ def _pull(context: Context, names: list[str], progress: LineProgress) -> int:
 
 
 def _prune(context: Context, params: Any) -> int:
-
     if not params["older_than"]:
-        raise usage_error("`store prune` needs --older-than AGE, such as 90d")
+        raise usage_error(
+            "`store prune` needs --older-than AGE\nfor example: doit store prune --older-than 90d --dry-run"
+        )
     older_than_s = parse_duration(params["older_than"], "--older-than")
     if not params["dry_run"] and not params["yes"]:
-        raise usage_error("`store prune` deletes for every user of the store: add --dry-run, or --yes")
+        raise usage_error(
+            "`store prune` deletes for every user of the store\nadd --dry-run to see what it would delete, or --yes"
+        )
     opening = context.opening
     if not params["dry_run"] and not opening.verdict.writes:
         print_lines([f"nothing is deleted: {opening.verdict.reason}", "set store_write=always to delete from here"])
@@ -156,7 +152,7 @@ def _prune(context: Context, params: Any) -> int:
         try:
             decided = prune_store(member.store, plan, time.time() - older_than_s, dry_run=params["dry_run"])
         except StoreError as error:
-            print_lines([error.message])
+            print_lines(str(error).split("\n"))
             status = 1
             continue
         word = "would be deleted" if params["dry_run"] else "deleted"
@@ -167,7 +163,6 @@ def _prune(context: Context, params: Any) -> int:
 
 
 def _status(context: Context) -> int:
-
     lines, status = describe_stores(context.opening)
     print_lines(lines)
     return status

@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tasks_lib.cli.definition_command import JSON, select_fetches
-from tasks_lib.cli.pin_command import DRY_RUN, FORMAT, PinCommand
+from tasks_lib.cli.project_command import DRY_RUN, FORMAT, PinCommand, select_fetches
 from tasks_lib.definitions import Fetch
-from tasks_lib.engine.base_command import PURPOSES, flag, option, usage_error
+from tasks_lib.engine.base_command import JSON, flag, option, usage_error
 from tasks_lib.errors import CancelledError, FetchError, escape_lines, escape_text
 from tasks_lib.pins.commits import Target
 from tasks_lib.pins.outdated import look_up
@@ -23,7 +22,6 @@ class UpdateCommand(PinCommand):
     """`doit update`."""
 
     name = "update"
-    doc_purpose = PURPOSES["update"]
     doc_usage = "NAME..."
     doc_description = (
         "Without --to and --url: to the newest version; if there is none, the present URL is measured again. Only the "
@@ -46,7 +44,7 @@ class UpdateCommand(PinCommand):
             raise usage_error("`update` needs names, or --all\n`doit help update` shows its options")
         fetches = select_fetches(session, args)
         if params["url"] and len(fetches) != 1:
-            raise usage_error("--url is for one definition\nname it")
+            raise usage_error("--url is for one definition\nname only that one")
         if params["to"] and params["all"]:
             raise usage_error("--to is for named definitions\nname them")
         request = UpdateRequest(url=params["url"], to=params["to"], mode="dry-run" if params["dry_run"] else "write")

@@ -31,7 +31,7 @@ from tasks_lib.errors import (
 from tasks_lib.network import redacted
 from tasks_lib.progress import Progress
 from tasks_lib.signature import ValidSignature
-from tasks_lib.signature.key_files import read_key_file
+from tasks_lib.signature.gpg import read_key_file
 from tasks_lib.signature.packets import key_packets
 
 #: Largest InRelease in bytes; that of Debian's unstable suite has 0.3 MiB.

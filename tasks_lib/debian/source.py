@@ -78,7 +78,10 @@ def parse_dsc(content: bytes, name: str) -> SourcePackage:
             hint="compare it with the .dsc of the archive that publishes the package",
         ) from error
     if any(one.name == package.dsc_name for one in package.files):
-        raise SourcePackageError(f"{escape_text(name)} names a file as itself: {escape_text(package.dsc_name)}")
+        raise SourcePackageError(
+            f"{escape_text(package.dsc_name)} lists itself among its files",
+            hint="compare it with the .dsc of the archive that publishes the package",
+        )
     return package
 
 

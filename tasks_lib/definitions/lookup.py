@@ -9,9 +9,10 @@ from typing import Final, Literal
 
 from tasks_lib.definitions.values import Definitions, Fetch, Image, Toolchain
 from tasks_lib.errors import UnknownNameError, escape_text, suggest
+from tasks_lib.layout import ambiguous_name
 
 DefinitionKind = Literal["fetch", "toolchain", "image"]
-#: The kinds of definitions; a name that two definitions have means the first kind.
+#: The kinds of definitions.
 KINDS: Final[tuple[DefinitionKind, ...]] = ("fetch", "toolchain", "image")
 _GLOB: Final = frozenset("*?[")
 
@@ -22,13 +23,20 @@ def find_definition(
     """Return the definition with this name or alias, which may begin with its kind and end with its platform.
 
     Raises:
-        UnknownNameError: there is none, or it is not available for the platform of this run.
+        UnknownNameError: there is none, it is not available for the platform of this run, or definitions of several
+            kinds have this name.
     """
     kind, _, name = definitions.canonical_name(word).rpartition(":")
+    found: dict[str, Fetch | Toolchain | Image] = {}
     for wanted in kinds:
         if kind in ("", wanted):
             with contextlib.suppress(KeyError):
-                return _resolve(definitions, wanted, name)
+                found[wanted] = _resolve(definitions, wanted, name)
+    found = {wanted: one for wanted, one in found.items() if one.name == name} or found  # names before aliases
+    if len(found) > 1:
+        raise ambiguous_name(name, {wanted: f"{wanted}:{name}" for wanted in found})
+    if found:
+        return next(iter(found.values()))
     for one in definitions.skipped:
         if one.task in (word, *(f"{wanted}:{name}" for wanted in kinds)):
             raise UnknownNameError(f"{one.task}: {one.reason}", hint=one.hint or f"see {one.place}")

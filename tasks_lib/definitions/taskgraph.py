@@ -23,11 +23,15 @@ def taskgraph_digest(fetch: Fetch) -> str:
         words = [source.revision, *(source.taskgraph_names or (source.path_prefix, source.artifact_name))]
         words += [".git"] if source.dot_git == "kept" else []
     else:
-        words = ["--sha256", source.integrity.digest.hex, "--size", str(source.integrity.size)]
-        words += ["--strip-components", str(source.strip_components)] if source.strip_components else []
-        words += ["--add-prefix", source.add_prefix] if source.add_prefix else []
+        words = _content_options(source)
         words.append(source.taskgraph_name or source.artifact_name)
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
+
+
+def _content_options(source: StaticUrl) -> list[str]:
+    words = ["--sha256", source.integrity.digest.hex, "--size", str(source.integrity.size)]
+    words += ["--strip-components", str(source.strip_components)] if source.strip_components else []
+    return words + (["--add-prefix", source.add_prefix] if source.add_prefix else [])
 
 
 def toolchain_digest(words: Iterable[str]) -> str:
@@ -54,9 +58,7 @@ def fetch_content_command(source: StaticUrl | Git) -> str:
         words += ["--ssh-key-secret", source.ssh_key] if source.ssh_key else []
         words += ["--include-dot-git"] if source.dot_git == "kept" else []
         return shlex.join(["fetch-content", *words])
-    words = ["static-url", "--sha256", source.integrity.digest.hex, "--size", str(source.integrity.size)]
-    words += ["--strip-components", str(source.strip_components)] if source.strip_components else []
-    words += ["--add-prefix", source.add_prefix] if source.add_prefix else []
+    words = ["static-url", *_content_options(source)]
     if source.gpg_signature is not None:
         words += ["--gpg-sig-url", redacted(source.gpg_signature.sig_url.replace("{url}", source.url))]
         words += ["--gpg-key-env", "FETCH_GPG_KEY"]

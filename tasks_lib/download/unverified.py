@@ -331,4 +331,8 @@ def _build_failure(request: UnverifiedRequest, attempts: list[FailedAttempt]) ->
             f"{request.name}: not in the cache, and the network is off", hint="run once without offline"
         )
     details = "; ".join(f"{url}: {reason}" for url, reason in last.items())
-    return AllSourcesFailedError(f"cannot download {request.name}\n{details}", attempts=tuple(attempts))
+    return AllSourcesFailedError(
+        f"cannot download {request.name}\n{details}",
+        attempts=tuple(attempts),
+        hint="check the URL in a browser, or run again later",
+    )

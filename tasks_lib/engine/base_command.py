@@ -69,8 +69,20 @@ def option(
     return {**given, "name": name, "short": short, "long": long, "type": str, "default": default, "help": meaning}
 
 
-#: Option of commands that may use the network, in doit's format.
+def format_option(*choices: tuple[str, str]) -> dict[str, Any]:
+    """Return the option `--format` with these choices, of which the first is the default."""
+    return {
+        "name": "format", "short": "", "long": "format", "metavar": "FORMAT", "type": str, "default": choices[0][0],
+        "choices": choices, "help": "output format [default: %(default)s]",
+    }  # fmt: skip
+
+
+#: Options of several commands, in doit's format; the first one of those that may use the network.
 OFFLINE: Final = flag("offline", "make no network request; same as `offline=1`")
+JSON: Final = flag("json", "short for --format json")
+OUTPUT_FILE: Final = option(
+    "output-file", "write to this file [default: stdout]", metavar="FILE", short="o", name="into"
+)
 #: The directory in which `doit-fetch` was started, if it changed to that of the project; "" for the current one.
 STARTED_IN: Final = ContextVar("directory at the start", default="")
 #: Exit status when the reader of the output is gone: 128 + SIGPIPE, as for a program killed by that signal.
@@ -81,6 +93,12 @@ class BaseCommand(_COMMAND):  # type: ignore[misc]
     """A command with a help page, which reports unknown options in two lines."""
 
     outstream: Any
+
+    def __init_subclass__(cls) -> None:
+        """Give the command its purpose."""
+        super().__init_subclass__()
+        if purpose := PURPOSES.get(vars(cls).get("name", "")):
+            cls.doc_purpose = purpose
 
     def parse_execute(self, in_args: list[str]) -> int:
         """Execute a command line, or show help for `--help`. Options may follow names, unless the command runs tasks.

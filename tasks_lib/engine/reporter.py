@@ -22,12 +22,11 @@ from tasks_lib.report import record
 from tasks_lib.session import current_session
 from tasks_lib.ui.events import BUS, Event, EventLog
 from tasks_lib.ui.json_output import JsonRenderer, error_document
-from tasks_lib.ui.lines import MAX_UP_TO_DATE
-from tasks_lib.ui.output import Output, TerminalInfo
-from tasks_lib.ui.renderer import Renderer, create_renderer
+from tasks_lib.ui.lines import MAX_UP_TO_DATE, create_renderer
+from tasks_lib.ui.output import Output, OutputSettings, Renderer
 from tasks_lib.ui.run_state import Pushed, RunState
 
-__all__ = ["JsonReporter", "LinesReporter", "QuietReporter", "Reporter", "TerminalInfo"]
+__all__ = ["JsonReporter", "LinesReporter", "OutputSettings", "QuietReporter", "Reporter"]
 
 
 class Reporter:
@@ -39,23 +38,23 @@ class Reporter:
     def __init__(self, outstream: Any, options: object = None) -> None:
         del options  # doit's options for failures: the message of each is always printed
         session = current_session()  # doit creates reporters with two arguments only
-        self.surroundings = session.surroundings if session is not None else TerminalInfo()
-        self._ledger = RunState()
+        self.output_settings = session.output_settings if session is not None else OutputSettings()
+        self._state = RunState()
         self._face = self._made(Output(outstream))
         self._ticker = _Ticker(self._face)
         self._log: EventLog | None = None
 
     def _made(self, out: Output) -> Renderer:
-        return create_renderer(self.kind or self.surroundings.progress, out, self._ledger, self.surroundings)
+        return create_renderer(self.kind or self.output_settings.progress, out, self._state, self.output_settings)
 
     def initialize(self, tasks: Any, selected_tasks: Any) -> None:
         """Start the display; doit has loaded its tasks and is about to run them."""
-        self._ledger.begin(tasks, tuple(selected_tasks or ()), time.monotonic())
-        BUS.listen(self._ledger.on_event, self._face.on_event)
+        self._state.begin(tasks, tuple(selected_tasks or ()), time.monotonic())
+        BUS.listen(self._state.on_event, self._face.on_event)
         self._face.begin()
-        if self.surroundings.events:
-            self._log = EventLog(self.surroundings.events, self._warn)
-            BUS.listen(self._ledger.on_event, self._face.on_event, self._log.on_event)
+        if self.output_settings.events:
+            self._log = EventLog(self.output_settings.events, self._warn)
+            BUS.listen(self._state.on_event, self._face.on_event, self._log.on_event)
             self._log.begin(sum(map(_is_shown, tasks.values())))
 
     def _warn(self, message: str) -> None:
@@ -63,7 +62,7 @@ class Reporter:
 
     def get_status(self, task: Any) -> None:
         """Record that doit checks whether a task is up to date."""
-        self._ledger.ready(task.name, time.monotonic())
+        self._state.ready(task.name, time.monotonic())
 
     def execute_task(self, task: Any) -> None:
         """Report that a worker starts a task, unless it is a group or hidden."""
@@ -75,7 +74,7 @@ class Reporter:
         """Report that a task succeeded."""
         if _is_shown(task):
             # events of a task in another process (`-P process`) do not arrive here: its outcome is only "made"
-            unheard = not self._ledger.runs[task.name].phases and bool(active_children())
+            unheard = not self._state.runs[task.name].phases and bool(active_children())
             self._end(task, "made" if unheard else "success", None)
 
     def add_failure(self, task: Any, fail: Any) -> None:
@@ -89,18 +88,18 @@ class Reporter:
 
     def _end(self, task: Any, outcome: str, fail: Any) -> None:
         message = str(fail.get_msg()).strip() if fail is not None else ""
-        outcome = self._ledger.end(task.name, time.monotonic(), outcome, message)
-        output = self._ledger.runs[task.name].output if task.name in self._ledger.runs else {}
+        outcome = self._state.end(task.name, time.monotonic(), outcome, message)
+        output = self._state.runs[task.name].output if task.name in self._state.runs else {}
         BUS.say(task.name, "end", {"outcome": outcome, "message": message, **output})
         self._face.ended(task.name, outcome, fail, _unseen_output(task) if outcome == "failed" else "")
 
     def standing(self, names: Sequence[str], notes: Mapping[str, str]) -> None:
         """Report tasks that are known to be up to date without a check of each; `notes` are what is not confirmed."""
-        self._ledger.notes.update(notes)
+        self._state.notes.update(notes)
         shown = names if self._log is not None else names[: MAX_UP_TO_DATE + 1]
         for name in shown:
             self._pass(name, "up-to-date")
-        self._ledger.add_up_to_date(names[len(shown) :])
+        self._state.add_up_to_date(names[len(shown) :])
 
     def skip_uptodate(self, task: Any) -> None:
         """Report that a task is up to date."""
@@ -112,22 +111,22 @@ class Reporter:
         self._pass(task.name, "ignored")
 
     def _pass(self, name: str, outcome: str) -> None:
-        self._ledger.passed(name, outcome)
+        self._state.passed(name, outcome)
         if self._log is not None:
             BUS.say(name, "end", {"outcome": outcome})
         self._face.passed(name, outcome)
 
     def stores(self, pushed: Pushed) -> None:
         """Record what the run wrote to its stores."""
-        self._ledger.pushed = pushed
+        self._state.pushed = pushed
 
     def cleanup_error(self, exception: Any) -> None:
         """Record that a teardown failed."""
-        self._ledger.errors.append(str(exception.get_msg()))
+        self._state.errors.append(str(exception.get_msg()))
 
     def runtime_error(self, msg: str) -> None:
         """Record an error of doit itself; the summary shows it."""
-        self._ledger.errors.append(msg)
+        self._state.errors.append(msg)
 
     def teardown_task(self, task: object) -> None:
         """Do nothing: teardowns are not shown."""
@@ -135,21 +134,21 @@ class Reporter:
     def complete_run(self) -> None:
         """End the run, for whatever reason: write the run record and the summary."""
         self._ticker.stop()
-        for name in self._ledger.stop(time.monotonic()):
+        for name in self._state.stop(time.monotonic()):
             BUS.say(name, "end", {"outcome": "stopped"})
         self._record()
         if self._log is not None:
-            self._log.finish(time.monotonic(), self._ledger.counts)
+            self._log.finish(time.monotonic(), self._state.counts)
         self._face.finish()
         BUS.listen()  # the listeners hold every task, and so the files that a dodo.py leaves open
 
     def _record(self) -> None:
         """Write the run record for `doit report`; a run that did nothing keeps the previous record."""
-        path = self.surroundings.record
-        if path is None or not self._ledger.runs:
+        path = self.output_settings.record
+        if path is None or not self._state.runs:
             return
         try:
-            record.save(record.build_record(self._ledger, now_s=time.monotonic(), ended_at=time.time()), path)
+            record.save(record.build_record(self._state, now_s=time.monotonic(), ended_at=time.time()), path)
         except OSError as error:
             self._warn(f"cannot write the run record {path}: {error.strerror}; `doit report` will not show this run")
 
@@ -162,15 +161,15 @@ class JsonReporter(Reporter):
     document_written: ClassVar[bool] = False
 
     def _made(self, out: Output) -> Renderer:
-        return JsonRenderer(out, self._ledger)
+        return JsonRenderer(out, self._state)
 
     def skip_uptodate(self, task: Any) -> None:
         """Report that a task is up to date, what is not confirmed about it, and what it made."""
         from tasks_lib.graph import actions, checks  # slow to import, and only this format needs them
 
         if note := checks.note_of(task):
-            self._ledger.notes[task.name] = note
-        self._ledger.outputs[task.name] = actions.output_of(task)
+            self._state.notes[task.name] = note
+        self._state.outputs[task.name] = actions.output_of(task)
         super().skip_uptodate(task)
 
     def complete_run(self) -> None:

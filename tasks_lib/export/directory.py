@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -22,6 +22,7 @@ from tasks_lib.fs.atomic import scratch_name
 from tasks_lib.fs.directories import DirectoryChain
 from tasks_lib.fs.locks import remove_stale_files
 from tasks_lib.progress import Progress
+from tasks_lib.project import Project
 from tasks_lib.relpath import RelPath
 
 #: Directory of the records, inside that of the export; temporary files are in it, too.
@@ -76,12 +77,7 @@ class ExportDirectory:
     def __init__(self, path: Path, layout: str, owner: str, cache: Cache, progress: Progress) -> None:
         """Read the records of the directory, if it exists.
 
-        Args:
-            path: the directory, without symlinks.
-            layout: the name of the layout.
-            owner: identifies the project whose definitions are exported.
-            cache: has the blobs.
-            progress: receives progress.
+        `path` has no symlinks; `owner` identifies the project whose definitions are exported; `cache` has the blobs.
 
         Raises:
             TreeError: a record cannot be read.
@@ -146,15 +142,13 @@ class ExportDirectory:
         Raises:
             TreeError: a path is taken.
         """
-        taken = next((one.path for one in missing if one.path not in recorded and self._exists(one.path)), "")
+        new = (one.path for one in missing if one.path not in recorded)
+        taken = next((path for path in new if os.path.lexists(self.path / path)), "")
         if taken:
             raise TreeError(
                 f"{escape_text(str(self.path / taken))} exists, and no export wrote it",
                 hint="move it away, or export to another directory",
             )
-
-    def _exists(self, path: str) -> bool:
-        return os.path.lexists(self.path / path)  # a symlink counts, whatever its target
 
     def _write_files(self, missing: Iterable[WantedFile]) -> None:
         with DirectoryChain(self.path) as chain, DirectoryChain(self.path / RECORDS) as records:
@@ -210,6 +204,18 @@ class ExportDirectory:
         scratch.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1))
         scratch.replace(path)
         self.record = record
+
+
+@contextlib.contextmanager
+def open_export(project: Project, directory: Path, layout: str, progress: Progress) -> Iterator[ExportDirectory]:
+    """Lock the directory of an export; yield it.
+
+    Raises:
+        TreeError: a record cannot be read.
+    """
+    path, cache = Path(os.path.realpath(directory)), project.context.cache
+    with cache.lock(hashlib.sha256(b"export " + os.fsencode(path)).hexdigest(), progress, "the lock of the export"):
+        yield ExportDirectory(path, layout, str(project.context.settings.fetchdefs.absolute()), cache, progress)
 
 
 def _recorded(one: WantedFile, known: Mapping[str, RecordedFile]) -> RecordedFile:

@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from tasks_lib.archive import Entry, Reshape, detect_format, read
 from tasks_lib.definitions import Debian, DebianSource, Fetch, StaticUrl
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import SettingError, TreeError, escape_text
-from tasks_lib.export.directory import RECORDS, Changes, ExportDirectory, RecordedFile, WantedFile
+from tasks_lib.errors import ArchiveError, SettingError, TreeError, escape_text
+from tasks_lib.export.directory import RECORDS, Changes, ExportDirectory, RecordedFile, WantedFile, open_export
 from tasks_lib.export.layouts import (
     LAYOUTS,
     OCI,
     Exported,
     ExportedDownload,
+    ExportedProgram,
     ExportLayout,
     ExportTarget,
     ExtractedTree,
-    WrittenText,
 )
-from tasks_lib.export.program import ExportedProgram, find_program
+from tasks_lib.formats import SINGLE
 from tasks_lib.fs.files import hash_descriptor
+from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
 from tasks_lib.project import Project
 from tasks_lib.relpath import RelPath
 from tasks_lib.steps.debian import obtain_locked_files
 from tasks_lib.steps.source_package import obtain_files
+
+#: The formats that DotSlash extracts. Source: DotSlash, "Artifact Format".
+_FORMATS: Final = ("tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst", "zip", *SINGLE)
+#: A version at the end of the name of a definition: `ripgrep-14.1.0`.
+_VERSION: Final = re.compile(r"[-_.]v?\d[\w.+-]*$")
 
 
 class Export(NamedTuple):
@@ -46,13 +52,8 @@ def export(
 ) -> Export:
     """Export definitions to a directory; obtain first what the cache does not have.
 
-    Args:
-        project: has the definitions and the cache.
-        layout_name: a name in `LAYOUTS`.
-        directory: the directory; it is created, and files of others in it stay.
-        words: names or globs of definitions; () for all. A toolchain means its fetches.
-        url_base: the URL at which the directory is served, "" for its `file:` URL.
-        progress: receives progress.
+    The directory is created, and files of others in it stay. `words` are names or globs of definitions, () for all; a
+    toolchain means its fetches. `url_base` is the URL at which the directory is served, "" for its `file:` URL.
 
     Raises:
         SettingError: `url_base` is not a URL, or no layout has this name.
@@ -63,12 +64,9 @@ def export(
     if layout_name not in LAYOUTS:
         known = ", ".join((*LAYOUTS, OCI))
         raise SettingError(f"no layout is named {escape_text(layout_name)!r}", hint=f"use one of {known}")
-    path = Path(os.path.realpath(directory))
-    target = ExportTarget(str(path), _check_url(url_base) or path.as_uri())
-    cache = project.context.cache
-    with cache.lock(hashlib.sha256(b"export " + os.fsencode(path)).hexdigest(), progress, "the lock of the export"):
-        owner = str(project.context.settings.fetchdefs.absolute())
-        place = ExportDirectory(path, layout_name, owner, cache, progress)
+    url = _check_url(url_base)
+    with open_export(project, directory, layout_name, progress) as place:
+        target = ExportTarget(str(place.path), url or place.path.as_uri())
         task = _Exporter(project, LAYOUTS[layout_name], place, words, progress)
         changes = place.update(task.wanted(target), task.is_stale)
     return Export(changes, task.left_out, task.layout.line(target))
@@ -119,7 +117,7 @@ class _Exporter:
         for text in texts:
             if text.path in files:
                 raise _conflict(files[text.path].names[0], f"the file {text.path}", text.path)
-            files[text.path] = _wanted_text(text)
+            files[text.path] = WantedFile(text.path, Integrity.of(text.content), text.names, text.content, text.mode)
         _check_directories(files)
         return files
 
@@ -173,7 +171,7 @@ class _Exporter:
     def _program(self, name: str, source: StaticUrl) -> ExportedProgram:
         context = self._project.context
         with context.cache.open(source.integrity) as file:
-            return find_program(file, source.file_name, name, context.limits((*source.archive, *source.shape)))
+            return _find_program(file, source.file_name, name, context.limits((*source.archive, *source.shape)))
 
     def _known(self) -> list[ExportedDownload]:
         sources = ((one.name, one.source) for one in self._project.select(()))
@@ -198,7 +196,7 @@ class _Exporter:
             if not self._project.is_archive(fetch):
                 continue
             if fetch.name in self._names or fetch.name in self._earlier:
-                found.append(ExtractedTree(fetch.name, _source_directory(self._project.tree(fetch.name))))
+                found.append(ExtractedTree(fetch.name, _source_directory(self._project.tree(f"fetch:{fetch.name}"))))
         return tuple(found)
 
     def _sha512(self, name: str, integrity: Integrity) -> str:
@@ -210,6 +208,32 @@ class _Exporter:
             return hash_descriptor(file.fileno(), "sha512")
 
 
+def _find_program(file: BinaryIO, file_name: str, name: str, limits: Limits) -> ExportedProgram:
+    """Return the only program of an archive, or the one that is called as its definition; else the download itself."""
+    plain = ExportedProgram("", file_name)
+    programs: list[str] = []
+
+    def see(entry: Entry) -> None:
+        if entry.kind == "file" and entry.executable:
+            programs.append(entry.path.decode("utf-8", "surrogateescape"))
+
+    try:
+        kind = detect_format(file, file_name, limits)
+        kind = kind or next((one for one in SINGLE if file_name.endswith(f".{one}")), None)
+        if kind not in _FORMATS:
+            return plain
+        if kind in SINGLE:
+            return ExportedProgram(kind, file_name.removesuffix(f".{kind}"))
+        file.seek(0)
+        read(file, name=file_name, format=kind, reshape=Reshape(), limits=limits, sink=see)
+    except ArchiveError:
+        return plain
+    short = _VERSION.sub("", name)
+    called = [path for path in programs if path.rpartition("/")[2] in (name, short)]
+    found = programs if len(programs) == 1 else called
+    return ExportedProgram(kind, found[0]) if len(found) == 1 else plain
+
+
 def _source_directory(tree: Path) -> str:
     """Return the directory with the sources: the only directory of a tree, as CMake takes it from an archive.
 
@@ -218,10 +242,6 @@ def _source_directory(tree: Path) -> str:
     entries = list(tree.iterdir())
     only = len(entries) == 1 and entries[0].is_dir() and not entries[0].is_symlink()
     return str((entries[0] if only else tree).absolute())
-
-
-def _wanted_text(text: WrittenText) -> WantedFile:
-    return WantedFile(text.path, Integrity.of(text.content), text.names, text.content, text.mode)
 
 
 def _check_directories(files: Mapping[str, WantedFile]) -> None:

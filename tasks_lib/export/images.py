@@ -5,15 +5,13 @@ Source: OCI image specification 1.1, "Image Layout".
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from tasks_lib.digest import Integrity
-from tasks_lib.export.directory import ExportDirectory, RecordedFile, WantedFile
+from tasks_lib.export.directory import ExportDirectory, RecordedFile, WantedFile, open_export
 from tasks_lib.export.exporter import Export
 from tasks_lib.export.layouts import OCI
 from tasks_lib.image.oci import REFERENCE, ImageLayout, write_index
@@ -29,24 +27,16 @@ def export_images(
 ) -> Export:
     """Export images; make first what the cache does not have.
 
-    Args:
-        project: has the definitions and the cache.
-        directory: the directory; it is created, and images of earlier exports in it stay unless `words` is ().
-        words: names or globs of images; () for all.
-        compression: of the layers: "zstd", "gzip" or "none".
-        progress: receives progress.
+    The directory is created, and images of earlier exports in it stay unless `words`, names or globs of images, is ().
+    `compression` of the layers is "zstd", "gzip" or "none".
 
     Raises:
         UnknownNameError: a word matches no image.
         TreeError: the directory cannot be written, or it has files of others.
         FetchError: an image cannot be made; see `Project.fetch`.
     """
-    path = Path(os.path.realpath(directory))
     images = project.select_images(words)
-    cache = project.context.cache
-    with cache.lock(hashlib.sha256(b"export " + os.fsencode(path)).hexdigest(), progress, "the lock of the export"):
-        owner = str(project.context.settings.fetchdefs.absolute())
-        place = ExportDirectory(path, OCI, owner, cache, progress)
+    with open_export(project, directory, OCI, progress) as place:
         names = {image.name for image in images}
 
         def is_stale(one: RecordedFile) -> bool:
@@ -55,7 +45,7 @@ def export_images(
         layouts = {image.name: project.lay_out(image, compression) for image in images}
         wanted = _list_files(layouts, _read_others(place, names) if words else [])
         changes = place.update(wanted, is_stale)
-    return Export(changes, (), "\n".join(f"{OCI}:{path}:{name}" for name in layouts))
+    return Export(changes, (), "\n".join(f"{OCI}:{place.path}:{name}" for name in layouts))
 
 
 def _list_files(layouts: dict[str, ImageLayout], others: list[dict[str, Any]]) -> dict[str, WantedFile]:

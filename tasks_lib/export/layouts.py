@@ -6,13 +6,12 @@ Pure: no I/O. URLs come from outside: each path is a `RelPath`, which cannot lea
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from shlex import quote
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from tasks_lib.definitions import StaticUrl
-from tasks_lib.export.program import ExportedProgram
 from tasks_lib.network import redacted
 
 #: The platforms of a DotSlash file that doit-fetch runs on. Source: DotSlash, "DotSlash File", `platforms`.
@@ -22,6 +21,13 @@ _DOTSLASH_OTHERS: Final = ("windows-aarch64", "windows-x86_64")
 #: Mode of a text, and of one that is a program.
 _PLAIN: Final = 0o644
 _PROGRAM: Final = 0o755
+
+
+class ExportedProgram(NamedTuple):
+    """The path of a program in a download of this format; format "" and the file's own name for a plain file."""
+
+    format: str
+    path: str
 
 
 class ExportedDownload(NamedTuple):
@@ -85,11 +91,6 @@ class ExportLayout(NamedTuple):
     texts: Callable[[Exported, ExportTarget], Iterator[WrittenText]] = lambda _exported, _target: iter(())
     has_trees: bool = False
     has_packages: bool = False
-
-
-def _quoted(text: str) -> str:
-    """Return a path as one word of a shell."""
-    return shlex.quote(text)
 
 
 # --- paths
@@ -230,13 +231,13 @@ LAYOUTS: Final[Mapping[str, ExportLayout]] = {
     ),
     "sha256sum": ExportLayout(
         _by_file_name,
-        lambda to: f"cd {_quoted(to.directory)} && sha256sum --check --quiet SHA256SUMS",
+        lambda to: f"cd {quote(to.directory)} && sha256sum --check --quiet SHA256SUMS",
         _checksums,
     ),
-    "distdir": ExportLayout(_by_file_name, lambda to: f"build --distdir={_quoted(to.directory)}"),
+    "distdir": ExportLayout(_by_file_name, lambda to: f"build --distdir={quote(to.directory)}"),
     "bazel": ExportLayout(
         lambda one: f"content_addressable/sha256/{one.sha256}/file",
-        lambda to: f"build --repository_cache={_quoted(to.directory)}",
+        lambda to: f"build --repository_cache={quote(to.directory)}",
     ),
     "conan": ExportLayout(
         lambda one: one.sha256,
@@ -244,15 +245,15 @@ LAYOUTS: Final[Mapping[str, ExportLayout]] = {
         _conan_sidecars,
     ),
     "nix": ExportLayout(lambda one: f"sha256/{one.sha256}", lambda to: f"hashed-mirrors = {to.url}"),
-    "meson": ExportLayout(_by_file_name, lambda to: f"export MESON_PACKAGE_CACHE_DIR={_quoted(to.directory)}"),
+    "meson": ExportLayout(_by_file_name, lambda to: f"export MESON_PACKAGE_CACHE_DIR={quote(to.directory)}"),
     "vcpkg": ExportLayout(
         lambda one: one.sha512(), lambda to: f"export X_VCPKG_ASSET_SOURCES='clear;x-azurl,{to.url}/,,read'"
     ),
     "find-links": ExportLayout(
-        _by_decoded_name, lambda to: f"pip install --no-index --find-links={_quoted(to.directory)}"
+        _by_decoded_name, lambda to: f"pip install --no-index --find-links={quote(to.directory)}"
     ),
-    "dotslash": ExportLayout(_by_digest, lambda to: f"export PATH={_quoted(to.directory)}:$PATH", _dotslash_files),
+    "dotslash": ExportLayout(_by_digest, lambda to: f"export PATH={quote(to.directory)}:$PATH", _dotslash_files),
     "cmake": ExportLayout(
-        _by_digest, lambda to: f"cmake -C {_quoted(f'{to.directory}/fetch.cmake')}", _cmake_script, has_trees=True
+        _by_digest, lambda to: f"cmake -C {quote(f'{to.directory}/fetch.cmake')}", _cmake_script, has_trees=True
     ),
 }

@@ -20,8 +20,7 @@ from tasks_lib.definitions import Debian, DebianSource, Fetch, StaticUrl
 from tasks_lib.download import Request
 from tasks_lib.errors import FetchError, SettingError, escape_text
 from tasks_lib.export.directory import RECORDS, read_record
-from tasks_lib.export.layouts import LAYOUTS, ExportedDownload
-from tasks_lib.export.program import ExportedProgram
+from tasks_lib.export.layouts import LAYOUTS, ExportedDownload, ExportedProgram
 from tasks_lib.host import find_isolation
 from tasks_lib.network import redacted
 from tasks_lib.progress import Progress, Silent
@@ -65,14 +64,9 @@ def prove(
 ) -> Proof:
     """Build definitions in an empty cache in a network namespace.
 
-    Args:
-        project: has the definitions.
-        words: names or globs of definitions; () for what `doit` makes.
-        source: what feeds the build: a directory or a URL in the layout of an export, "" for the stores of the project,
-            or without any for its cache.
-        progress: receives progress.
-        is_missing: what an offline run prints after the name of a missing download.
-        start: the directory to which a relative `source` refers.
+    `words` are names or globs, () for what `doit` makes. `source` feeds the build: a directory (relative to `start`) or
+    a URL in the layout of an export, "" for the stores of the project, or without any for its cache. `is_missing` is
+    what an offline run prints after the name of a missing download.
 
     Raises:
         SettingError: `source` is neither a directory nor a URL without credentials.
@@ -145,11 +139,7 @@ def _paths_of(one: ExportedDownload) -> Iterator[str]:
 def _feed(project: Project, cache: Path, places: _Places | None, progress: Progress) -> list[str]:
     """Put into a new cache all blobs that a source has; return the names of the downloads that it lacks.
 
-    Args:
-        project: has the definitions.
-        cache: the directory of the new cache.
-        places: returns the URLs of the content of a download; None to ask the stores of the project.
-        progress: asks to stop.
+    `places` returns the URLs of the content of a download; None asks the stores of the project.
     """
     settings = project.context.settings
     stores = settings.stores if places is None else ()

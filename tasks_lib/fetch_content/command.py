@@ -18,7 +18,7 @@ from tasks_lib.errors import FetchError
 from tasks_lib.fetch_content import console
 from tasks_lib.fetch_content.console import SignalledError
 from tasks_lib.fs.processes import replace_process
-from tasks_lib.packaging.versions import add_arguments
+from tasks_lib.packaging import add_arguments
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -50,7 +50,9 @@ class Trust(NamedTuple):
         try:
             return cls(int(group) if group.isdigit() else grp.getgrnam(group).gr_gid, parents)
         except KeyError:
-            raise SettingError(f"unknown group {escape_text(group)!r} on this machine") from None
+            raise SettingError(
+                f"unknown group {escape_text(group)!r} on this machine", hint="`getent group` lists the groups"
+            ) from None
 
     def objection(self, status: os.stat_result) -> str:
         """Return which untrusted users can change this file or directory, "" for none.

@@ -133,7 +133,10 @@ def build_rootfs(
         fixed = {**_FIXED, "PATH": _search(path), "TMPDIR": str(staging), "SOURCE_DATE_EPOCH": str(root.epoch)}
         done = run(Invocation(words=words, environ=fixed, directory=staging, bounds=_TIMEOUTS), progress)
         if done.status:
-            raise ToolError(f"mmdebstrap failed with status {done.status}: {_explain(done)}")
+            raise ToolError(
+                f"mmdebstrap failed with status {done.status}: {_explain(done)}",
+                hint="check the packages of the base, and the free space in TMPDIR",
+            )
         progress.phase("repack")
         with output.open("rb") as tar:
             return write_root_layer(tar, latest=latest, epoch=root.epoch, limits=limits, write=write, progress=progress)
@@ -211,4 +214,4 @@ def _remove(path: Path, isolation: Sequence[str], search: str | None) -> None:
     words = [*isolation, "rm", "-rf", "--one-file-system", "--", str(path.absolute())]
     done = run(Invocation(words=words, environ={"PATH": _search(search)}), Silent())
     if done.status:
-        raise ToolError(f"cannot remove {escape_text(str(path))}: {last_line(done.errors)}")
+        raise ToolError(f"cannot remove {escape_text(str(path))}: {last_line(done.errors)}", hint="remove it by hand")

@@ -42,10 +42,7 @@ _LINES: Final = 3
 def package(program: Program, out: Path, versions: Sequence[tuple[int, int]]) -> None:
     """Write the file; an existing one is replaced atomically.
 
-    Args:
-        program: what the file runs.
-        out: the file to create, executable.
-        versions: the versions of Python that will run it.
+    `versions` are those of the Pythons that will run the file.
 
     Raises:
         SettingError: a program that packages is missing.

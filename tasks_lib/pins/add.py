@@ -36,16 +36,14 @@ from tasks_lib.pins.add_platforms import (
 )
 from tasks_lib.pins.add_source import is_source_package, obtain_dsc
 from tasks_lib.pins.add_url import GivenUrl, parse_url
-from tasks_lib.pins.asset_names import without_platform
 from tasks_lib.pins.commits import resolve_tag
 from tasks_lib.pins.edit import add_to_list, insert_definition
-from tasks_lib.pins.evidence import FIRST_USE, Evidence
-from tasks_lib.pins.keys import PublicKey, load_keys
+from tasks_lib.pins.evidence import FIRST_USE, Evidence, PublicKey, load_keys
 from tasks_lib.pins.measure import Expected
 from tasks_lib.pins.mirror_groups import propose_group
-from tasks_lib.pins.naming import file_name, propose_name, propose_repository_name
+from tasks_lib.pins.naming import file_name, propose_name, propose_repository_name, without_platform
 from tasks_lib.pins.workspace import Workspace, editing, key_path, keys_above, read_text, write_bytes
-from tasks_lib.pins.yaml_style import Value
+from tasks_lib.pins.yaml_text import Value
 from tasks_lib.steps.commit import commit_archive
 from tasks_lib.steps.source_package import obtain_files
 from tasks_lib.vcs.urls import display_url
@@ -120,9 +118,7 @@ def propose(workspace: Workspace, request: AddRequest) -> Added:
     if known is not None and not request.name:
         _require_promised(known, given)
         name = known.name.removesuffix(f"@{known.platform}" if known.platform else "")
-        added = Added(name=name, file=Path(known.file), content={})
-        added.notes.append(f"{redacted(given.url)} is already defined as {known.name} ({known.file}:{known.line})")
-        return added
+        return _known(known, redacted(given.url), name)
     _check_given_name(workspace, request.name)
     if is_source_package(given) and request.scope == "file":
         return _add_source(workspace, request, given)
@@ -140,6 +136,11 @@ def apply(workspace: Workspace, request: AddRequest, added: Added) -> None:
         if request.mode == "write":
             for path, content in added.files.items():
                 write_bytes(path, content)
+
+
+def _known(known: Fetch, what: str, name: str) -> Added:
+    note = f"{what} is already defined as {known.name} ({known.file}:{known.line})"
+    return Added(name=name, file=Path(known.file), content={}, notes=[note])
 
 
 def _require_promised(known: Fetch, given: GivenUrl) -> None:
@@ -213,9 +214,7 @@ def _add_file(workspace: Workspace, request: AddRequest, given: GivenUrl) -> Add
         left_out=found.left_out,
     )
     added.notes += _file_notes(workspace, content, added)
-    if request.key is not None and (key := _used_key(keys[0], added)) is not None:
-        added.files[key.path] = key.content
-    return added
+    return _with_key(added, keys[0]) if request.key is not None else added
 
 
 def _ask_release(
@@ -223,9 +222,9 @@ def _ask_release(
 ) -> tuple[Expected | None, Mapping[str, Expected | None]]:
     """Return the digest that the API of the forge has for a file, and for platforms the names beside it."""
     context, progress = workspace.context, workspace.progress
-    asset = forge.find_asset(url, context.settings.github_api)
     if request.scope == "file":
-        return (forge.read_digest(context, asset, progress) if asset is not None else None), {}
+        return forge.read_digest(context, url, progress), {}
+    asset = forge.find_asset(url, context.settings.github_api)
     if asset is None:
         return None, list_directory(workspace, url)
     assets = dict(forge.read_assets(context, asset, progress))
@@ -265,13 +264,13 @@ def _file_notes(workspace: Workspace, content: Content, added: Added) -> list[st
     return notes
 
 
-def _used_key(key: PublicKey, added: Added) -> PublicKey | None:
-    """Return the given key if it verified something and is not in the directory of keys yet."""
-    used = str(added.content.get("fetch", ""))
-    is_used = (key.minisign or key.key_path) in used
-    if not is_used:
+def _with_key(added: Added, key: PublicKey) -> Added:
+    """Add the given key to the files if it verified something and is not in the directory of keys yet."""
+    if (key.minisign or key.key_path) not in str(added.content.get("fetch", "")):
         added.notes.append("no signature by the key that --key names was found")
-    return key if is_used and not key.path.exists() else None
+    elif not key.path.exists():
+        added.files[key.path] = key.content
+    return added
 
 
 # --- source packages --------------------------------------------------------------------------
@@ -296,9 +295,7 @@ def _add_source(workspace: Workspace, request: AddRequest, given: GivenUrl) -> A
         integrity=found.integrity,
     )
     added.notes.append(f"the .dsc and {len(files) - 1} files of {found.package.name} {found.package.version}")
-    if request.key is not None and (key := _used_key(keys[0], added)) is not None:
-        added.files[key.path] = key.content
-    return added
+    return _with_key(added, keys[0]) if request.key is not None else added
 
 
 # --- commits ----------------------------------------------------------------------------------
@@ -314,15 +311,13 @@ def _find_commit(workspace: Workspace, url: str, tag: str) -> Fetch | None:
 
 def _add_commit(workspace: Workspace, request: AddRequest, given: GivenUrl) -> Added:
     """Return the definition of a commit, after fetching it."""
-    commit = resolve_tag(workspace, given)
-    known = _find_commit(workspace, given.url, commit.revision)
+    target = resolve_tag(workspace, given)
+    known = _find_commit(workspace, given.url, target.commit)
     if known is not None and not request.name:
-        added = Added(name=known.name, file=Path(known.file), content={})
-        added.notes.append(f"{commit.revision} is already defined as {known.name} ({known.file}:{known.line})")
-        return added
-    name = request.name or propose_repository_name(given.url, commit.tag or commit.revision[:12])
+        return _known(known, target.commit, known.name)
+    name = request.name or propose_repository_name(given.url, target.tag or target.commit[:12])
     _require_free(workspace, name)
-    fields: dict[str, Value] = {"type": "git", "repo": given.url, "revision": commit.revision}
+    fields: dict[str, Value] = {"type": "git", "repo": given.url, "revision": target.commit}
     if request.prefix:
         fields["path-prefix"] = request.prefix.rstrip("/")
     file = workspace.choose_file(request.file)
@@ -330,7 +325,7 @@ def _add_commit(workspace: Workspace, request: AddRequest, given: GivenUrl) -> A
     source = workspace.read_block(name, content, file).source
     assert isinstance(source, Git), "the block has this type"
     commit_archive(workspace.context, source, workspace.progress)
-    what = f"tag {commit.tag}" if commit.tag else "commit"
+    what = f"tag {target.tag}" if target.tag else "commit"
     detail = f"{what} of {display_url(given.url)}"
     return Added(name=name, file=file, content=content, evidence=[Evidence(FIRST_USE, detail)])
 

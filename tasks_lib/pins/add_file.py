@@ -10,14 +10,13 @@ from tasks_lib.errors import EditError
 from tasks_lib.formats import format_from_name
 from tasks_lib.network import redacted
 from tasks_lib.pins.add_url import GivenUrl
-from tasks_lib.pins.evidence import API_DIGEST, CACHED, LISTED, Evidence, rank
-from tasks_lib.pins.keys import PublicKey
+from tasks_lib.pins.evidence import API_DIGEST, CACHED, LISTED, Evidence, PublicKey, rank
 from tasks_lib.pins.measure import Expected, Measured, Shape, inspect, measure, refuse_page
 from tasks_lib.pins.mirror_groups import propose_group
 from tasks_lib.pins.naming import has_ending
 from tasks_lib.pins.siblings import Locations, look_for_siblings
 from tasks_lib.pins.workspace import Workspace
-from tasks_lib.pins.yaml_style import Value
+from tasks_lib.pins.yaml_text import Value
 
 
 class Content(NamedTuple):
@@ -41,12 +40,7 @@ def obtain_content(
 ) -> Content:
     """Download and verify a file.
 
-    Args:
-        workspace: the project.
-        given: the URL, with the digest in its fragment.
-        promised: the digest that the API of the forge has.
-        keys: public keys of the project.
-        label: the name in messages.
+    `promised` is the digest that the API of the forge has; `label` is the name in messages.
 
     Raises:
         EditError: the URL is blocked, or returned a web page.

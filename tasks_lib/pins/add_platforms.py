@@ -15,12 +15,12 @@ from tasks_lib.network import redacted
 from tasks_lib.pins.add_file import Content, Reshaping, find_locations, obtain_content, write_fields
 from tasks_lib.pins.add_url import parse_url
 from tasks_lib.pins.answers import list_links
-from tasks_lib.pins.asset_names import AssetName, choose_siblings, parse_asset_name, without_platform
-from tasks_lib.pins.keys import PublicKey
-from tasks_lib.pins.measure import Expected, describe_failure
-from tasks_lib.pins.pages import Pages
+from tasks_lib.pins.evidence import PublicKey
+from tasks_lib.pins.measure import Expected
+from tasks_lib.pins.naming import AssetName, choose_siblings, parse_asset_name, without_platform
+from tasks_lib.pins.pages import Pages, describe_failure
 from tasks_lib.pins.workspace import Workspace
-from tasks_lib.pins.yaml_style import Value
+from tasks_lib.pins.yaml_text import Value
 
 #: Most bytes of the page of a directory, most names of a list, and most characters of a name.
 _PAGE_BYTES: Final = 8 << 20
@@ -64,12 +64,8 @@ def add_siblings(
 ) -> Platforms:
     """Download and verify the files of the other platforms; leave out those that cannot be had.
 
-    Args:
-        workspace: the project.
-        own: the name of the given file.
-        content: the given file.
-        assets: the names beside it, with the digest that the API of the forge has.
-        keys: public keys of the project.
+    `own` and `content` are those of the given file; `assets` are the names beside it, with the digest that the API of
+    the forge has.
 
     Raises:
         IntegrityError, SignatureError: one is not what the evidence says.
@@ -113,12 +109,7 @@ def write_platforms(
 
     Keys with the same value for each platform are above `platforms:`.
 
-    Args:
-        workspace: the project.
-        found: the content; the first is that of the given URL.
-        name: of the definition.
-        reshaping: what the command line says about the artifacts.
-        ending: of the name of the given file.
+    The content of the given URL is the first one in `found`; `ending` is that of the name of its file.
 
     Raises:
         EditError: the content of the given URL cannot be reshaped.

@@ -13,12 +13,11 @@ from tasks_lib.errors import EditError, SignatureError, UnknownSignerError, esca
 from tasks_lib.network import redacted
 from tasks_lib.pins.add_file import find_locations
 from tasks_lib.pins.add_url import GivenUrl
-from tasks_lib.pins.evidence import LISTED, SIGNED, UNVERIFIED, Evidence, rank
-from tasks_lib.pins.keys import PublicKey, for_openpgp
+from tasks_lib.pins.evidence import LISTED, SIGNED, UNVERIFIED, Evidence, PublicKey, for_openpgp, rank
 from tasks_lib.pins.measure import measure
 from tasks_lib.pins.mirror_groups import propose_group
 from tasks_lib.pins.workspace import Workspace
-from tasks_lib.pins.yaml_style import Value
+from tasks_lib.pins.yaml_text import Value
 from tasks_lib.steps.source_package import read_dsc
 from tasks_lib.units import format_size
 
@@ -72,7 +71,10 @@ def obtain_dsc(workspace: Workspace, given: GivenUrl, keys: list[PublicKey]) -> 
     urls = find_locations(workspace, url)
     measured = measure(context, label, urls, workspace.progress, written=url, headers={}, expected=given.expected)
     if measured.integrity.size > MAX_DSC_BYTES:
-        raise EditError(f"{redacted(url)} has more than {format_size(MAX_DSC_BYTES)}: it is not a .dsc")
+        raise EditError(
+            f"{redacted(url)} has more than {format_size(MAX_DSC_BYTES)}: it is not a .dsc",
+            hint="use the URL of the .dsc itself",
+        )
     content = read_dsc(context, measured.integrity)
     package = parse_dsc(content, label)
     evidence = [

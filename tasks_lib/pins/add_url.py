@@ -54,9 +54,14 @@ def parse_url(text: str) -> GivenUrl:
         raise EditError(f"{redacted(url)}: {error.reason}", hint=error.hint) from error
     except ValueError as error:
         raise EditError(f"{redacted(url)}: {error}", hint="write https://host/path") from error
-    if url.lower().startswith("file:") and not url[5:].startswith("/"):
+    if is_relative(url):
         raise EditError(f"{redacted(url)} is relative", hint="use file:// and an absolute path")
     return GivenUrl(url, "file", _promised(fragment))
+
+
+def is_relative(url: str) -> bool:
+    """Return whether a URL is a file relative to the YAML file that has it."""
+    return url.lower().startswith("file:") and not url[5:].startswith("/")
 
 
 def _refuse_credentials(url: str, query: str, host: str) -> None:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import html
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
 from tasks_lib.context import Context
-from tasks_lib.definitions import Git
 from tasks_lib.definitions.expressions import compile_expression
 from tasks_lib.errors import HttpStatusError, TransportError
 from tasks_lib.network import redacted
+from tasks_lib.pins.commits import list_refs
 from tasks_lib.pins.forge import api_headers
 from tasks_lib.pins.pages import Pages
 from tasks_lib.pins.questions import Question
+from tasks_lib.pins.versions import middle
 from tasks_lib.progress import Progress
-from tasks_lib.steps.repository_access import open_repositories
 from tasks_lib.vcs.urls import display_url
 
 #: Seconds for which an answer is kept. Source: issue 23.
@@ -33,6 +31,8 @@ _PER_PAGE: Final = 100
 #: Most candidates of an answer, and characters of one.
 _MAX_CANDIDATES: Final = 20_000
 _MAX_NAME: Final = 255
+#: Characters of a page without links that are kept for `match`.
+_MAX_TEXT: Final = 1 << 16
 #: Directories that are named after the start of a version, such as `v6.x`, of which the newest are looked into.
 _MAX_DIRECTORIES: Final = 3
 #: Source: HTML, "the a element"; nginx ngx_http_autoindex_module and Apache mod_autoindex write one for each file.
@@ -106,12 +106,7 @@ class Upstream:
         return answer
 
     def _ask_git(self, question: Question) -> UpstreamAnswer:
-        source = Git(repo=question.url, revision="0" * 40, path_prefix="-", artifact_name="-")
-        with (
-            open_repositories(self._context, source, self._progress) as access,
-            tempfile.TemporaryDirectory(prefix="doit-fetch-") as directory,
-        ):
-            refs = access.list_refs([f"{_TAGS}*"], Path(directory, "tags"))
+        refs = list_refs(self._context, question.url, (f"{_TAGS}*",), self._progress)
         tags = {ref.removeprefix(_TAGS): target for ref, target in refs.items() if ref.startswith(_TAGS)}
         found = (
             Candidate(name, "tag", tags.get(f"{name}^{{}}", target))  # the commit of an annotated tag
@@ -148,7 +143,8 @@ class Upstream:
             try:
                 entries = msgspec.json.decode(page.text, type=kind)
             except msgspec.MsgspecError as error:
-                raise TransportError(f"{redacted(url)}: the answer is not a list of {what}: {error}") from error
+                message = f"{redacted(url)}: the answer is not a list of {what}: {error}"
+                raise TransportError(message, hint="check `fetch.update` and the setting `github_api`") from error
             found += entries
             more = 'rel="next"' in page.links if page.links else len(entries) >= _PER_PAGE
             if not more:
@@ -164,8 +160,8 @@ class Upstream:
             # a page without links, such as a text with the newest version, is for `match`
             return UpstreamAnswer(page.url, tuple(found or [Candidate(page.text[:_MAX_TEXT], "text")]))
         directories = sorted(
-            (name for name in dict.fromkeys(links) if _is_between(name, inner.before, inner.after)),
-            key=lambda name: [int(part) for part in _middle(name, inner.before, inner.after).split(".")],
+            (name for name in dict.fromkeys(links) if _is_directory(middle(name, inner.before, inner.after))),
+            key=lambda name: [int(part) for part in middle(name, inner.before, inner.after).split(".")],
         )
         found = []
         for name in directories[-_MAX_DIRECTORIES:]:
@@ -174,19 +170,9 @@ class Upstream:
         return UpstreamAnswer(page.url, tuple(found))
 
 
-#: Characters of a page without links that are kept for `match`.
-_MAX_TEXT: Final = 1 << 16
-
-
-def _is_between(name: str, before: str, after: str) -> bool:
-    parts = _middle(name, before, after).split(".")
+def _is_directory(version: str) -> bool:
+    parts = version.split(".")
     return len(parts) < 5 and all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts)
-
-
-def _middle(name: str, before: str, after: str) -> str:
-    if not (name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after)):
-        return ""
-    return name[len(before) : len(name) - len(after)]
 
 
 def list_links(text: str) -> Iterator[str]:

@@ -28,10 +28,9 @@ from tasks_lib.errors import (
 )
 from tasks_lib.network import redacted
 from tasks_lib.pins.answers import Upstream
-from tasks_lib.pins.concurrency import map_concurrently
 from tasks_lib.pins.osv import AdvisoryVerdict, find_advisories
 from tasks_lib.pins.outdated import Newest, look_up
-from tasks_lib.pins.pages import Pages, Probe
+from tasks_lib.pins.pages import Pages, Probe, map_concurrently
 from tasks_lib.pins.questions import Question
 from tasks_lib.pins.siblings import look_for_siblings
 from tasks_lib.progress import Progress
@@ -93,11 +92,7 @@ AuditOutcome = AuditFinding | str
 def audit(context: Context, fetches: Sequence[Fetch], osv: str, progress: Progress) -> list[AuditReport]:
     """Return the report about each definition, in their order.
 
-    Args:
-        context: the context of this run.
-        fetches: the definitions.
-        osv: directory or URL of advisories, "" for none.
-        progress: receives waits and warnings; checked for cancellation.
+    `osv` is the directory or URL of advisories, "" for none.
 
     Raises:
         SettingError: the directory of advisories does not exist.
@@ -201,7 +196,7 @@ class _Checks:
         """Yield what the sources say, without downloading; return the first one that answers, "" for none."""
         live = ""
         for url in (url for url in source.locations if urlsplit(url).scheme in ("http", "https")):
-            if reason := self._dead.get(urlsplit(url).netloc):
+            if reason := self._dead.get(_host(url)):
                 yield AuditFinding("dead-source", f"{redacted(url)}: {reason}")
                 continue
             try:
@@ -239,8 +234,9 @@ class _Checks:
                 return f"sources: {shown}: HTTP status {error.status}"
             reason = f"HTTP status {error.status}" + (": the file is gone" if error.status in _GONE else "")
             return AuditFinding("dead-source", f"{shown}: {reason}")
-        self._dead[urlsplit(url).netloc] = error.message
-        return AuditFinding("dead-source", f"{shown}: {error.message}")
+        reason = error.message.removeprefix(f"{_host(url)}: ")  # the URL names the host
+        self._dead[_host(url)] = reason
+        return AuditFinding("dead-source", f"{shown}: {reason}")
 
     def _check_siblings(self, fetch: Fetch, source: StaticUrl, live: str) -> Iterator[AuditOutcome]:
         if source.vouchers or not live:

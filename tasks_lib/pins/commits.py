@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 import msgspec
 
+from tasks_lib.context import Context
 from tasks_lib.definitions import Git, Hg
 from tasks_lib.errors import EditError, TransportError, escape_text
 from tasks_lib.pins.add_url import GivenUrl
 from tasks_lib.pins.versions import parse_tag
 from tasks_lib.pins.workspace import Workspace
+from tasks_lib.progress import Progress
 from tasks_lib.steps.repository_access import open_repositories
 from tasks_lib.vcs.urls import display_url
 
@@ -27,14 +29,7 @@ class Target(NamedTuple):
     where: str = ""
 
 
-class Commit(NamedTuple):
-    """A commit, and the tag that names it, "" for none."""
-
-    revision: str
-    tag: str
-
-
-def resolve_tag(workspace: Workspace, given: GivenUrl) -> Commit:
+def resolve_tag(workspace: Workspace, given: GivenUrl) -> Target:
     """Return the commit that a fragment names.
 
     Raises:
@@ -42,12 +37,12 @@ def resolve_tag(workspace: Workspace, given: GivenUrl) -> Commit:
         TransportError, ToolError: the repository cannot be asked.
     """
     wanted = given.tag.removeprefix("refs/tags/")
-    if len(wanted) in (40, 64) and not wanted.strip("0123456789abcdef"):
-        return Commit(wanted, "")
-    refs = list_refs(workspace, given.url, ("refs/tags/*", "refs/heads/*"))
+    if _is_commit(wanted):
+        return Target(commit=wanted)
+    refs = list_refs(workspace.context, given.url, ("refs/tags/*", "refs/heads/*"), workspace.progress)
     found = refs.get(f"refs/tags/{wanted}^{{}}") or refs.get(f"refs/tags/{wanted}")
     if wanted and found:
-        return Commit(found, wanted)
+        return Target(tag=wanted, commit=found)
     place = escape_text(display_url(given.url))
     if not wanted:
         raise EditError(f"which commit of {place}?", hint="append #TAG or #COMMIT")
@@ -60,18 +55,22 @@ def resolve_tag(workspace: Workspace, given: GivenUrl) -> Commit:
     raise EditError(f"{place} has no tag {escape_text(wanted)}", hint="`git ls-remote --tags URL` lists them")
 
 
-def list_refs(workspace: Workspace, url: str, patterns: tuple[str, ...]) -> dict[str, str]:
-    """Return the refs of a repository, with the object of each.
+def _is_commit(word: str) -> bool:
+    return len(word) in (40, 64) and not word.strip("0123456789abcdef")
+
+
+def list_refs(context: Context, url: str, patterns: tuple[str, ...], progress: Progress) -> dict[str, str]:
+    """Return the refs of a Git repository, with the object of each.
 
     Raises:
         TransportError, ToolError, CancelledError: as `RepositoryAccess.list_refs`.
     """
     source = Git(repo=url, revision="0" * 40, path_prefix="", artifact_name="")
     with (
-        open_repositories(workspace.context, source, workspace.progress) as one,
-        tempfile.TemporaryDirectory(prefix="doit-fetch.") as directory,
+        open_repositories(context, source, progress) as one,
+        tempfile.TemporaryDirectory(prefix="doit-fetch.") as place,
     ):
-        return one.list_refs(patterns, Path(directory, "refs"))
+        return one.list_refs(patterns, Path(place, "refs"))
 
 
 def find_commit(workspace: Workspace, source: Git | Hg, repo: str, word: str) -> Target:
@@ -80,11 +79,11 @@ def find_commit(workspace: Workspace, source: Git | Hg, repo: str, word: str) ->
     Raises:
         EditError: the repository does not have the tag.
     """
-    if len(word) in (40, 64) and not word.strip("0123456789abcdef"):
+    if _is_commit(word):
         return Target(tag=word, commit=word)
     if isinstance(source, Hg):
         return _find_changeset(workspace, source, repo, word)
-    refs = list_refs(workspace, repo, ("refs/tags/*",))
+    refs = list_refs(workspace.context, repo, ("refs/tags/*",), workspace.progress)
     tags = {name.removeprefix("refs/tags/"): commit for name, commit in refs.items() if not name.endswith("^{}")}
     wanted = parse_tag(word)
     names = [word] if word in tags else []

@@ -28,12 +28,8 @@ _VERSIONS = {"1.6": SchemaVersion.V1_6, "1.7": SchemaVersion.V1_7}
 def write_cyclonedx(materials: Sequence[Material], *, version: str, tool: str, created_s: int, identity: str) -> str:
     """Return the bill of materials as JSON; the same arguments give the same text.
 
-    Args:
-        materials: what is listed.
-        version: of the format: "1.6" or "1.7".
-        tool: the version of this package.
-        created_s: seconds since 1970.
-        identity: hex digest of the content, from which the serial number is made.
+    `version` is that of the format, "1.6" or "1.7"; `tool` that of this package. `created_s` counts from 1970.
+    `identity` is a hex digest of the content, from which the serial number is made.
     """
     program = Component(name="doit-fetch", type=ComponentType.APPLICATION, version=tool, bom_ref="doit-fetch")
     metadata = BomMetaData(tools=ToolRepository(components=[program]), timestamp=datetime.fromtimestamp(created_s, UTC))

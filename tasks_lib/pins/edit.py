@@ -16,13 +16,13 @@ from typing import Any, Final, NamedTuple
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree, YamlFaultError, parse_yaml
 from tasks_lib.errors import EditError
 from tasks_lib.pins.versions import parse_tag
-from tasks_lib.pins.yaml_spans import BOM, KeyPath, SourceText, TextSpan
-from tasks_lib.pins.yaml_style import INDENT, Value, block, flow_value, scalar
+from tasks_lib.pins.yaml_text import BOM, INDENT, KeyPath, SourceText, TextSpan, Value, block, flow_value, scalar
 
 #: Keys beside the definitions of a file. Source: Taskgraph, `task-defaults`.
 _DEFAULTS: Final = ("task-defaults", "job-defaults")
-#: An anchor or tag before a value, which an edit keeps.
+#: A comment that is only a tag, beside the commit that it names: `revision: ID # v1.2`.
 _TAG_COMMENT: Final = re.compile(r"[ \t]+#[ \t]*([^ \t#]+)[ \t]*")
+#: Anchors and tags of YAML before a value, which an edit keeps.
 _PROPERTIES: Final = re.compile(r"(?:[&!]\S*\s+)+")
 
 
@@ -35,11 +35,7 @@ class _Edit(NamedTuple):
 def insert_definition(text: str, name: str, content: Mapping[str, Value], under: KeyPath = ()) -> str:
     """Return `text` with a new definition at its sorted place, in the indentation of the others.
 
-    Args:
-        text: a definition file, which may be empty.
-        name: of the definition; it is not in the file.
-        content: its keys and values, in order.
-        under: the keys above the definitions, such as `tasks` in a `kind.yml`.
+    `text` may be empty. `under` are the keys above the definitions, such as `tasks` in a `kind.yml`.
 
     Raises:
         EditError: the file has a form that cannot be edited.
@@ -56,19 +52,16 @@ def insert_definition(text: str, name: str, content: Mapping[str, Value], under:
     elif parent.kind != "mapping":
         raise EditError("the file is not a mapping of names", hint="use another file")
     elif parent.style == "flow":
-        edit = edited.intoflow_value(parent, entry, name)
+        edit = edited.insert_in_flow(parent, entry, name)
     else:
-        edit = edited.between(parent, entry, name)
+        edit = edited.insert_in_block(parent, entry, name)
     return edited.apply([edit], lambda tree: _put(tree, (*under, name), content))
 
 
 def set_values(text: str, values: Mapping[KeyPath, str | int], tags: Mapping[KeyPath, str] | None = None) -> str:
     """Return `text` with other scalars; a key that is missing is added to its mapping.
 
-    Args:
-        text: a definition file.
-        values: the new values.
-        tags: the new tag of a value, for a comment on its line that is only a tag: `revision: ID # v1.2`.
+    `tags` has the new tag of a value, for a comment on its line that is only a tag: `revision: ID # v1.2`.
 
     Raises:
         EditError: a mapping does not exist in this file, or another definition shares a value.
@@ -144,7 +137,7 @@ class _Editor(SourceText):
         blank = "\n" if self.text.rstrip().rpartition("\n")[2].startswith("#") else ""
         return _Edit(len(self.text), len(self.text), f"{begin}{blank}{text}\n")
 
-    def intoflow_value(self, parent: TextSpan, entry: Mapping[str, Value], name: str) -> _Edit:
+    def insert_in_flow(self, parent: TextSpan, entry: Mapping[str, Value], name: str) -> _Edit:
         """Add a pair to a mapping in flow style; an empty one becomes a block."""
         if not parent.pairs:
             column = self.column(parent.start)
@@ -158,7 +151,7 @@ class _Editor(SourceText):
         at = parent.pairs[before][1].end
         return _Edit(at, at, f", {flow_value(entry)[1:-1]}")
 
-    def between(self, parent: TextSpan, entry: Mapping[str, Value], name: str) -> _Edit:
+    def insert_in_block(self, parent: TextSpan, entry: Mapping[str, Value], name: str) -> _Edit:
         """Add a definition to a block mapping, at its sorted place."""
         column = self.column(parent.start)
         text = block(entry, column, self._indentation(parent, column))

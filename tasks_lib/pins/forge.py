@@ -17,8 +17,8 @@ from tasks_lib.definitions.headers import is_private_route
 from tasks_lib.digest import Digest
 from tasks_lib.errors import FetchError
 from tasks_lib.network import read_secret, redacted
-from tasks_lib.pins.measure import Expected, describe_failure
-from tasks_lib.pins.pages import Pages
+from tasks_lib.pins.measure import Expected
+from tasks_lib.pins.pages import Pages, describe_failure
 from tasks_lib.pins.questions import GITHUB_API
 from tasks_lib.progress import Progress
 
@@ -60,8 +60,11 @@ def api_headers(base: str, environ: Mapping[str, str]) -> dict[str, str]:
     return headers | ({"Authorization": f"Bearer {token}"} if token and is_private_route(base) else {})
 
 
-def read_digest(context: Context, asset: Asset, progress: Progress) -> Expected | None:
-    """Return the digest that the API has for an asset, None if it has none or cannot be asked."""
+def read_digest(context: Context, url: str, progress: Progress) -> Expected | None:
+    """Return the digest that the API has for a file, None if that is no asset, has none or cannot be asked."""
+    asset = find_asset(url, context.settings.github_api)
+    if asset is None:
+        return None
     return next((digest for name, digest in read_assets(context, asset, progress) if name == asset.name), None)
 
 

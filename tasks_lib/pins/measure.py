@@ -11,7 +11,7 @@ from tasks_lib.cache import Result
 from tasks_lib.context import Context
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.download.unverified import UnverifiedRequest
-from tasks_lib.errors import ArchiveError, EditError, FetchError, IntegrityError
+from tasks_lib.errors import ArchiveError, EditError, IntegrityError
 from tasks_lib.formats import SINGLE, format_from_name
 from tasks_lib.limits import Limits
 from tasks_lib.network import redacted
@@ -49,14 +49,8 @@ def measure(
 ) -> Measured:
     """Download content into the cache, so that a run with its definition finds it there.
 
-    Args:
-        context: the context of this run.
-        name: for messages.
-        urls: in order of preference.
-        progress: receives progress and warnings.
-        written: the URL as the definition writes it.
-        headers: sent to the first URL only.
-        expected: digests that the content must have.
+    `name` is for messages; `urls` are in order of preference; `written` is the URL as the definition writes it.
+    `headers` are sent to the first URL only. The content must have all `expected` digests.
 
     Raises:
         IntegrityError: the content has another digest.
@@ -68,7 +62,7 @@ def measure(
     for one in expected:
         if one.digest != integrity.digest:
             raise IntegrityError(
-                f"{name}: {one.by} has {one.digest}, the download has {integrity.digest}",
+                f"{redacted(written)}: {one.by} has {one.digest}, the download has {integrity.digest}",
                 hint="nothing was written: find out which of them is wrong",
             )
     cache = context.cache
@@ -157,27 +151,3 @@ def _find_top(file: BinaryIO, name: str, kind: str, limits: Limits, check: Calla
     except _SeveralTopsError:
         return ""
     return next(iter(tops)).decode("utf-8", "replace") if tops and depth else ""
-
-
-def read_small(
-    context: Context,
-    name: str,
-    url: str,
-    limit: int,
-    progress: Progress,
-    headers: Mapping[str, str],
-) -> tuple[Integrity, bytes]:
-    """Download a small file into the cache; return its integrity and content.
-
-    Raises:
-        AllSourcesFailedError, OfflineError, CacheUnavailableError, CancelledError: as `UnverifiedDownloader.obtain`.
-    """
-    request = UnverifiedRequest(name=name, urls=(url,), limit=limit, headers=headers, on_secret="refuse")
-    integrity = context.unverified.obtain(request, progress)
-    with context.cache.open(integrity) as file:
-        return integrity, file.read(limit)
-
-
-def describe_failure(error: FetchError) -> str:
-    """Return the reason of a failed look-up in one line."""
-    return " ".join(error.message.split())

@@ -23,6 +23,7 @@ from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import AllSourcesFailedError, OfflineError, SettingError, escape_text
 from tasks_lib.formats import UNCHANGED
 from tasks_lib.limits import Limits
+from tasks_lib.pins.pages import describe_failure
 from tasks_lib.pins.purl import Purl, find_purl, parse_purl
 from tasks_lib.pins.versions import Key, find_version, version_key
 from tasks_lib.progress import Progress
@@ -103,11 +104,7 @@ def find_advisories(
 ) -> dict[str, AdvisoryVerdict]:
     """Return the advisories about each definition, by its name.
 
-    Args:
-        context: the context of this run.
-        fetches: the definitions.
-        place: directory or http(s) URL that holds `ECOSYSTEM/all.zip`.
-        progress: receives waits; checked for cancellation.
+    `place` is the directory or http(s) URL that holds `ECOSYSTEM/all.zip`.
 
     Raises:
         SettingError: the directory does not exist.
@@ -235,7 +232,7 @@ class _Dump:
             request = UnverifiedRequest(name=f"advisories for {ecosystem}", urls=(url,), limit=_MAX_ARCHIVE)
             integrity = self._context.unverified.obtain(request, self._progress)
         except (AllSourcesFailedError, OfflineError) as error:
-            self._progress.warn("; ".join(str(error).split("\n")))
+            self._progress.warn(describe_failure(error))
             yield None
             return
         with self._context.cache.open(integrity) as blob:

@@ -12,8 +12,7 @@ from tasks_lib.definitions.expressions import compile_expression
 from tasks_lib.errors import CancelledError, FetchError, HttpStatusError, escape_text
 from tasks_lib.network import redacted
 from tasks_lib.pins.answers import Candidate, Upstream, UpstreamAnswer
-from tasks_lib.pins.concurrency import map_concurrently
-from tasks_lib.pins.pages import Pages
+from tasks_lib.pins.pages import Pages, describe_failure, map_concurrently
 from tasks_lib.pins.questions import Inquiry, Question, inquire
 from tasks_lib.pins.versions import (
     Tag,
@@ -22,6 +21,7 @@ from tasks_lib.pins.versions import (
     is_newer,
     is_prerelease,
     is_version,
+    middle,
     parse_tag,
     spell_like,
     version_at,
@@ -102,7 +102,7 @@ def _judge(inquiry: Inquiry, answers: Mapping[Question, UpstreamAnswer | FetchEr
         question = inquiry.question
         where = display_url(question.url) if question.kind == "git-tags" else redacted(question.url)
         state = "unlisted" if isinstance(answer, HttpStatusError) and answer.status in _MISSING else "unknown"
-        return Newest(name, have, "", where, "; ".join(str(answer).split("\n")), state)
+        return Newest(name, have, "", where, describe_failure(answer), state)
     if (present := _find_present(inquiry, answer)) is not None:
         inquiry, have = inquiry._replace(present=present), present.version
     matches = list(_matches(inquiry, answer))
@@ -190,7 +190,5 @@ def _between(name: str, before: str, after: str) -> str:
         if own is None:
             return ""
         name, after = name[: own.start()], after[: ending.start()]
-    if not (name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after)):
-        return ""
-    version = name[len(before) : len(name) - len(after)]
+    version = middle(name, before, after)
     return version if is_version(version) else ""

@@ -1,16 +1,17 @@
-"""Small texts of servers: pages with links, answers of an API, signatures beside a file."""
+"""Small texts of servers: pages with links, answers of an API, signatures beside a file; several at a time."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Final, NamedTuple, TypeVar
 
 from tasks_lib.context import Context
-from tasks_lib.errors import HttpStatusError, OfflineError, TransportError
+from tasks_lib.errors import FetchError, HttpStatusError, OfflineError, TransportError
 from tasks_lib.network import redacted
-from tasks_lib.progress import Progress
+from tasks_lib.progress import LineProgress, Progress
 from tasks_lib.retry import Retry
 from tasks_lib.transport import Response
 from tasks_lib.transport.urls import safe_origin
@@ -99,7 +100,7 @@ class Pages:
             raise OfflineError("the network is off", hint="run once without offline=1")
         origin = safe_origin(url)
         if reason := self._context.transport.refusal(origin.host):
-            raise TransportError(f"{origin} is not asked: {reason}")
+            raise TransportError(reason, hint="allow the host in mirrors.yml, or use another URL")
         if str(origin) in self._limited:
             raise self._limited[str(origin)]
 
@@ -116,11 +117,12 @@ def _read(response: Response, limit: int) -> bytes:
     for chunk in response.chunks(limit + 1):
         body += chunk
     if len(body) > limit:
-        raise TransportError(f"the answer has more than {limit} bytes")
+        raise TransportError(f"the answer has more than {limit} bytes", hint="use a URL with a shorter answer")
     if response.broken:
-        raise TransportError(f"the connection ended after {len(body)} bytes", transient=True)
+        raise TransportError(f"the connection ended after {len(body)} bytes", hint="run again later", transient=True)
     if response.encoding:
-        raise TransportError(f"the answer is encoded as {response.encoding[:20]!r}, which was not requested")
+        message = f"the answer is encoded as {response.encoding[:20]!r}, which was not requested"
+        raise TransportError(message, hint="let the server send the file as it is, or use another URL")
     return bytes(body)
 
 
@@ -132,3 +134,34 @@ def _limit_error(origin: str, until_s: float) -> TransportError:
     return TransportError(
         f"{origin}: the rate limit of the API is used up{when}", hint="set GITHUB_TOKEN, or run again later"
     )
+
+
+#: Look-ups at a time.
+_CONCURRENT: Final = 8
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def describe_failure(error: FetchError) -> str:
+    """Return the reason of a failed look-up, and its next step, in one line."""
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+
+
+def map_concurrently(act: Callable[[Item], Result], items: Sequence[Item], progress: Progress) -> list[Result]:
+    """Return what `act` returns for each item, in their order.
+
+    Raises:
+        Exception: any exception that `act` raises; the other calls are stopped.
+    """
+    if len(items) < 2:
+        return [act(item) for item in items]
+    with ThreadPoolExecutor(min(_CONCURRENT, len(items))) as pool:
+        futures = [pool.submit(act, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:  # an interruption too: the threads would work on until their deadlines
+            pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(progress, LineProgress):
+                progress.cancel()
+            raise

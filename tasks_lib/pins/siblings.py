@@ -5,7 +5,6 @@ Source: issue 23: HEAD requests, at most 12, to the host of the URL only.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO, Final, NamedTuple
@@ -14,6 +13,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from tasks_lib.context import Context
 from tasks_lib.definitions.values import file_name_of
 from tasks_lib.digest import Digest, Integrity
+from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import (
     AllSourcesFailedError,
     IntegrityError,
@@ -24,10 +24,9 @@ from tasks_lib.errors import (
     escape_text,
 )
 from tasks_lib.network import redacted
-from tasks_lib.pins.evidence import LISTED, SIGNED, UNVERIFIED, Evidence
-from tasks_lib.pins.keys import PublicKey, for_minisign, for_openpgp
-from tasks_lib.pins.measure import describe_failure, read_small
-from tasks_lib.pins.yaml_style import Value
+from tasks_lib.pins.evidence import LISTED, SIGNED, UNVERIFIED, Evidence, PublicKey, for_minisign, for_openpgp
+from tasks_lib.pins.pages import describe_failure
+from tasks_lib.pins.yaml_text import Value
 from tasks_lib.progress import Progress
 from tasks_lib.signature import MAX_SIGNATURE_BYTES, ValidSignature, find_listed_digest, verify_minisign
 from tasks_lib.signature.packets import signature_packets
@@ -57,17 +56,11 @@ def look_for_siblings(context: Context, url: str, headers: Mapping[str, str], pr
     found = Siblings(context, url, headers, progress)
     if urlsplit(url).scheme not in ("http", "https"):
         return found
-    with contextlib.suppress(_StoppedError):
-        for suffix in (*_SIGNATURES, *_LISTS):
-            found.ask(suffix, _beside(url, suffix))
-        found.ask(_DIRECTORY_LIST, _in_directory(url, _DIRECTORY_LIST))
-        if _DIRECTORY_LIST in found.existing:
-            found.ask(_DIRECTORY_LIST + _LIST_SIGNATURE, _in_directory(url, _DIRECTORY_LIST + _LIST_SIGNATURE))
+    names = {suffix: _beside(url, suffix) for suffix in (*_SIGNATURES, *_LISTS)}
+    names[_DIRECTORY_LIST] = _in_directory(url, _DIRECTORY_LIST)
+    if all(found.ask(name, sibling) for name, sibling in names.items()) and _DIRECTORY_LIST in found.existing:
+        found.ask(_DIRECTORY_LIST + _LIST_SIGNATURE, _in_directory(url, _DIRECTORY_LIST + _LIST_SIGNATURE))
     return found
-
-
-class _StoppedError(Exception):
-    """Further requests have no prospect."""
 
 
 class Siblings:
@@ -79,14 +72,13 @@ class Siblings:
         self.existing: dict[str, _Sibling] = {}
         self.failure = ""  # why some are unknown
 
-    def ask(self, name: str, sibling: _Sibling) -> None:
-        """Add a sibling if the server has it; a page in HTML is the answer of a server that has it not.
+    def ask(self, name: str, sibling: _Sibling) -> bool:
+        """Add a sibling if the server has it; return False if the host does not answer.
 
-        Raises:
-            _StoppedError: the host does not answer.
+        A page in HTML is the answer of a server that does not have it.
         """
         if self._requests >= MAX_REQUESTS or self._context.settings.policy.network == "off":
-            return
+            return True
         self._requests += 1
         self._progress.check()
         try:
@@ -94,9 +86,10 @@ class Siblings:
         except TransportError as error:
             self.failure = describe_failure(error)
             self._progress.warn(f"siblings of {redacted(self._url)} are unknown: {self.failure}")
-            raise _StoppedError from error
+            return False
         if head.status in _NO_HEAD or (head.status == 200 and head.kind not in ("text/html", "application/xhtml+xml")):
             self.existing[name] = sibling
+        return True
 
     def verify(self, integrity: Integrity, keys: list[PublicKey], source: Locations) -> Iterator[Evidence]:
         """Yield what the siblings prove about a download in the cache.
@@ -192,10 +185,15 @@ class _Check(NamedTuple):
 
     def _read(self, sibling: _Sibling, limit: int) -> tuple[Integrity, bytes] | None:
         """Return a sibling, None if the server does not have it: an HTML page is neither a signature nor a list."""
+        request = UnverifiedRequest(
+            name=_name(sibling), urls=(sibling.url,), limit=limit, headers=self.headers, on_secret="refuse"
+        )
         try:
-            blob, text = read_small(self.context, _name(sibling), sibling.url, limit, self.progress, self.headers)
+            blob = self.context.unverified.obtain(request, self.progress)
         except (AllSourcesFailedError, OfflineError):
             return None
+        with self.context.cache.open(blob) as file:
+            text = file.read(limit)
         return None if text.lstrip()[:1] in (b"<", b"") else (blob, text)
 
     def _compare(self, sibling: _Sibling, listed: Digest) -> None:

@@ -27,11 +27,8 @@ _DOCUMENT: Final = "SPDXRef-DOCUMENT"
 def write_spdx(materials: Sequence[Material], *, tool: str, created_s: int, identity: str) -> str:
     """Return the bill of materials as JSON; the same arguments give the same text.
 
-    Args:
-        materials: what is listed.
-        tool: the version of this package.
-        created_s: seconds since 1970.
-        identity: hex digest of the content, from which the namespace is made.
+    `tool` is the version of this package, `created_s` counts from 1970, `identity` is a hex digest of the content,
+    which names the document.
     """
     consumers = sorted({name for material in materials for name in material.consumers})
     created = datetime.fromtimestamp(created_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from tasks_lib.archive import Entry, Reshape, detect_format, read
+from tasks_lib.archive import Entry, detect_format, read
 from tasks_lib.context import Context
-from tasks_lib.definitions import StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import ArchiveError, CacheError
+from tasks_lib.formats import UNCHANGED, Reshape
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
 
@@ -49,34 +49,25 @@ def compare(before: EntryTable, after: EntryTable) -> TreeDiff:
     )
 
 
-def list_tree(context: Context, source: StaticUrl, progress: Progress) -> EntryTable | None:
-    """Return the entries of a download in the cache, as an extraction names them; None if it has no tree.
+def list_tree(
+    context: Context,
+    integrity: Integrity,
+    name: str,
+    progress: Progress,
+    *,
+    format: str = "",
+    reshape: Reshape = UNCHANGED,
+    limits: Limits | None = None,
+) -> EntryTable | None:
+    """Return the entries of an archive in the cache, as an extraction names them; None if it has no tree.
 
-    It has none if it is not an archive, if the archive is refused, or if the cache does not have it.
+    It has none if it is not an archive, if the archive is refused, or if the cache does not have it. Without a `format`
+    it is detected.
 
     Raises:
         CancelledError: the run was asked to stop.
     """
-    reshape = Reshape(strip=source.strip_components, prefix=source.add_prefix)
-    limits = context.limits((*source.archive, *source.shape))
-    return _list(context, source.integrity, source.file_name, source.format, reshape, limits, progress)
-
-
-def list_archive(context: Context, integrity: Integrity, name: str, progress: Progress) -> EntryTable | None:
-    """As `list_tree`, for an archive that a step has written."""
-    return _list(context, integrity, name, "", Reshape(), context.limits(()), progress)
-
-
-def _list(
-    context: Context,
-    integrity: Integrity,
-    name: str,
-    format: str,
-    reshape: Reshape,
-    limits: Limits,
-    progress: Progress,
-) -> EntryTable | None:
-
+    limits = limits or context.limits(())
     found: dict[str, _EntryFacts] = {}
 
     def see(entry: Entry) -> None:

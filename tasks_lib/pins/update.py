@@ -7,7 +7,6 @@ the definition has; compare the trees; edit the lines that change. A failure of 
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,20 +18,22 @@ from tasks_lib import recipe
 from tasks_lib.context import Context
 from tasks_lib.definitions import Debian, DebianSource, Fetch, Git, Hg, StaticUrl
 from tasks_lib.definitions.values import file_name_of
-from tasks_lib.digest import Digest, Integrity
-from tasks_lib.errors import EditError, FetchError, SignatureError
+from tasks_lib.digest import Integrity
+from tasks_lib.errors import EditError, FetchError
+from tasks_lib.formats import Reshape
 from tasks_lib.network import redacted
 from tasks_lib.pins import forge
-from tasks_lib.pins.add_url import GivenUrl, parse_url
+from tasks_lib.pins.add_url import GivenUrl, is_relative, parse_url
 from tasks_lib.pins.commits import Target, find_commit
 from tasks_lib.pins.debian_lock import update_lock
 from tasks_lib.pins.edit import read_value, set_values
 from tasks_lib.pins.measure import inspect, measure, refuse_page
-from tasks_lib.pins.tree_diff import EntryTable, TreeDiff, compare, list_archive, list_tree
+from tasks_lib.pins.tree_diff import EntryTable, TreeDiff, compare, list_tree
 from tasks_lib.pins.versions import Tag, find_version, parse_tag, replace_version, spell_like
-from tasks_lib.pins.workspace import Workspace, editing, key_path, read_text, write_text
-from tasks_lib.pins.yaml_spans import KeyPath
+from tasks_lib.pins.workspace import Workspace, editing, key_path, read_text, write_bytes
+from tasks_lib.pins.yaml_text import KeyPath
 from tasks_lib.progress import Progress, Silent
+from tasks_lib.signature.gpg import read_key_file
 from tasks_lib.steps.commit import commit_archive
 from tasks_lib.steps.plan import list_key_files
 from tasks_lib.steps.request_headers import request_headers
@@ -98,11 +99,7 @@ class _Revised(NamedTuple):
 def update(workspace: Workspace, fetch: Fetch, request: UpdateRequest, newest: Target) -> Updated:
     """Move one definition, and write its file unless the mode is "dry-run".
 
-    Args:
-        workspace: the project.
-        fetch: the definition.
-        request: what the command line says.
-        newest: the newest version; an empty one if there is none that is newer.
+    `newest` is the newest version, an empty target if nothing newer is known.
 
     Raises:
         CancelledError: the run was asked to stop.
@@ -114,12 +111,12 @@ def update(workspace: Workspace, fetch: Fetch, request: UpdateRequest, newest: T
     done = Updated(name=fetch.name, file=file, where=newest.where)
     raw = read_value(read_text(file), (*key_path(fetch), "fetch"))
     if not isinstance(raw, dict):
-        raise EditError(f"{file} does not define {fetch.name} itself", hint="edit the file by hand")
+        raise EditError(f"{file} has no block of the definition's own", hint="edit the file by hand")
     if isinstance(fetch.source, StaticUrl):
         revised = _revise_file(workspace, fetch, fetch.source, raw, request, newest, done)
     elif isinstance(fetch.source, DebianSource):
         raise EditError(
-            f"{fetch.name} is a source package, which `doit update` does not move",
+            "the definition is a source package, which `doit update` does not move",
             hint="add the other version with `doit add URL.dsc`, or edit url, sha256 and size",
         )
     else:
@@ -179,7 +176,7 @@ def _write(
         )
         done.diff = "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
         if request.mode == "write":
-            write_text(done.file, after)
+            write_bytes(done.file, after.encode())
 
 
 # --- files ------------------------------------------------------------------------------------
@@ -215,7 +212,8 @@ def _revise_file(
     if shape.fault:
         done.notes.append(f"it cannot be extracted: {shape.fault}")
     if revised.vouchers:
-        verdict = recipe.verdict_key(revised, _digest_keys(revised))
+        keys = {path: Integrity.of(read_key_file(path, "key-path")).digest for path in list_key_files(revised)}
+        verdict = recipe.verdict_key(revised, keys)
         verify_signatures(workspace.context, fetch.name, revised, verdict, workspace.progress)
     return _Revised(revised, values)
 
@@ -253,7 +251,7 @@ def _move(workspace: Workspace, fetch: Fetch, source: StaticUrl, url: str, renew
     signer = sums.signed_by if sums is not None else None
     moved = msgspec.structs.replace(
         source,
-        url=renew(source.url) if _is_relative(url) else url,
+        url=renew(source.url) if is_relative(url) else url,
         mirrors=tuple(map(renew, source.mirrors)),
         artifact_name=file_name_of(url) if is_default else renew(source.artifact_name),
         add_prefix=renew(source.add_prefix),
@@ -271,11 +269,6 @@ def _move(workspace: Workspace, fetch: Fetch, source: StaticUrl, url: str, renew
     return msgspec.structs.replace(moved, rewritten=workspace.mirrors.places(fetch, moved))
 
 
-def _is_relative(url: str) -> bool:
-    """Return whether a URL as written is a file relative to the YAML file; a definition has it resolved."""
-    return url.lower().startswith("file:") and not url[5:].startswith("/")
-
-
 def _measure(workspace: Workspace, name: str, source: StaticUrl, given: GivenUrl) -> Integrity:
     """Download the content of a source, and return its integrity.
 
@@ -286,13 +279,12 @@ def _measure(workspace: Workspace, name: str, source: StaticUrl, given: GivenUrl
     context, progress = workspace.context, workspace.progress
     urls = source.locations
     if not urls:
-        raise EditError(f"{name}: no URL may be asked", hint="allow the host in mirrors.yml")
-    asset = forge.find_asset(source.url, context.settings.github_api)
-    promised = forge.read_digest(context, asset, progress) if asset is not None else None
+        raise EditError("mirrors.yml blocks every URL of the definition", hint="allow the host there")
+    promised = forge.read_digest(context, source.url, progress)
     same = urls[0] == source.url
     measured = measure(
         context,
-        name,
+        file_name_of(source.url),  # messages begin with the name of the definition
         urls,
         progress,
         written=source.url,
@@ -301,21 +293,6 @@ def _measure(workspace: Workspace, name: str, source: StaticUrl, given: GivenUrl
     )
     refuse_page(context, measured.integrity, source.url)
     return measured.integrity
-
-
-def _digest_keys(source: StaticUrl) -> dict[str, Digest]:
-    """Return the digest of each key file.
-
-    Raises:
-        SignatureError: one cannot be read.
-    """
-    found = {}
-    for path in list_key_files(source):
-        try:
-            found[path] = Digest.sha256(hashlib.sha256(Path(path).read_bytes()).hexdigest())
-        except OSError as error:
-            raise SignatureError(f"cannot read key file {path}: {error.strerror or error}") from error
-    return found
 
 
 # --- commits ----------------------------------------------------------------------------------
@@ -358,9 +335,17 @@ def _compare(workspace: Workspace, before: PinnedSource, after: PinnedSource) ->
 
 def _tree(context: Context, source: PinnedSource, progress: Progress) -> EntryTable | None:
     if isinstance(source, StaticUrl):
-        return list_tree(context, source, progress)
+        return list_tree(
+            context,
+            source.integrity,
+            source.file_name,
+            progress,
+            format=source.format,
+            reshape=Reshape(strip=source.strip_components, prefix=source.add_prefix),
+            limits=context.limits((*source.archive, *source.shape)),
+        )
     try:
         integrity = commit_archive(context, source, Silent())
     except FetchError:  # the old commit may be gone
         return None
-    return list_archive(context, integrity, source.artifact_name, progress)
+    return list_tree(context, integrity, source.artifact_name, progress)

@@ -141,11 +141,6 @@ class Tag(NamedTuple):
     prefix: str
     version: str
 
-    @property
-    def text(self) -> str:
-        """The tag."""
-        return self.prefix + self.version
-
 
 def parse_tag(text: str) -> Tag | None:
     """Split a tag or a version, such as `release-1.2` or `v1.2`, before its version; return None if it has none."""
@@ -176,10 +171,8 @@ def spell_like(version: str, other: str) -> str:
 def has_common_prefix(tag: Tag, present: str, names: tuple[str, ...]) -> bool:
     """Return whether a tag belongs to the releases of a project.
 
-    Args:
-        tag: of the project's repository, which may have several series of tags.
-        present: prefix of the tag that is in use.
-        names: of the project.
+    Its repository may have several series of tags. `present` is the prefix of the tag in use; `names` are those of the
+    project.
     """
     prefix = tag.prefix
     if prefix == present:
@@ -295,6 +288,13 @@ def split_at(text: str, version: str) -> tuple[str, str] | None:
         if found is not None:
             return text[: found.start()], text[found.end() :]
     return None
+
+
+def middle(text: str, before: str, after: str) -> str:
+    """Return what is between two texts, "" if the text does not begin and end with them."""
+    if not (text.startswith(before) and text.endswith(after) and len(text) > len(before) + len(after)):
+        return ""
+    return text[len(before) : len(text) - len(after)]
 
 
 def split_directory(name: str, version: str) -> tuple[str, str] | None:

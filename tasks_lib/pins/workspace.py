@@ -18,8 +18,7 @@ from tasks_lib.digest import Integrity
 from tasks_lib.errors import DefinitionError, EditError, Problem, escape_text
 from tasks_lib.layout import OWN, find_layout
 from tasks_lib.pins.edit import insert_definition
-from tasks_lib.pins.yaml_spans import KeyPath
-from tasks_lib.pins.yaml_style import Value
+from tasks_lib.pins.yaml_text import KeyPath, Value
 from tasks_lib.progress import Progress
 
 #: The file for new definitions of a project with none or several.
@@ -90,11 +89,7 @@ class Workspace(NamedTuple):
     def read_block(self, name: str, content: Mapping[str, Value], file: Path, more_mirrors: str = "") -> Fetch:
         """Return the value of a new definition.
 
-        Args:
-            name: of the definition.
-            content: its keys.
-            file: that it is written to.
-            more_mirrors: the text of `mirrors.yml` after the edit, "" if it stays.
+        `more_mirrors` is the text of `mirrors.yml` after the edit, "" if it stays.
 
         Raises:
             EditError: the definition is not valid.
@@ -111,7 +106,7 @@ class Workspace(NamedTuple):
         except DefinitionError as error:
             raise EditError(_describe(error.problems), hint=error.problems[0].hint) from error
         if name not in found.fetches:
-            raise EditError(found.refused[0].reason if found.refused else "the definition is not valid")
+            raise EditError(found.refused[0].reason, hint=found.refused[0].hint)
         return found.fetches[name]
 
 
@@ -144,20 +139,17 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise EditError(f"{escape_text(str(path))} is not UTF-8", hint="convert it") from error
     except OSError as error:
-        raise EditError(f"cannot read {escape_text(str(path))}: {error.strerror or error}") from error
+        raise EditError(
+            f"cannot read {escape_text(str(path))}: {error.strerror or error}", hint="check its permissions"
+        ) from error
 
 
-def write_text(path: Path, text: str) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file atomically; keep its mode and a symlink to it; create its directory.
 
     Raises:
         EditError: it cannot be written.
     """
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """As `write_text`."""
     target = Path(os.path.realpath(path))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +165,10 @@ def write_bytes(path: Path, content: bytes) -> None:
                 os.unlink(name)  # noqa: PTH108  # a name
             raise
     except OSError as error:
-        raise EditError(f"cannot write {escape_text(str(path))}: {error.strerror or error}") from error
+        raise EditError(
+            f"cannot write {escape_text(str(path))}: {error.strerror or error}",
+            hint="check the permissions of its directory and the free space",
+        ) from error
 
 
 def _umask() -> int:

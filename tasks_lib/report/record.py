@@ -35,46 +35,43 @@ class RecordError(FetchError):
     """The record is missing or unusable."""
 
 
-def build_record(ledger: RunState, *, now_s: float, ended_at: float) -> RunRecord:
+def build_record(state: RunState, *, now_s: float, ended_at: float) -> RunRecord:
     """Return the record of a run that ends now; `tasks` is a generator.
 
-    Args:
-        ledger: the state of the run.
-        now_s: the current time in monotonic seconds.
-        ended_at: the current time in seconds since the epoch.
+    `now_s` is monotonic; `ended_at` counts from the epoch.
     """
-    names = [*ledger.runs, *(name for name in ledger.seen if name not in ledger.runs)]
+    names = [*state.runs, *(name for name in state.seen if name not in state.runs)]
     kept = names[:MAX_TASKS]
     numbers = {name: number for number, name in enumerate(kept)}
-    workers = sorted({run.worker for run in ledger.runs.values() if run.worker}, key=_natural)
-    elapsed_s = now_s - ledger.begun_s
+    workers = sorted({run.worker for run in state.runs.values() if run.worker}, key=_natural)
+    elapsed_s = now_s - state.begun_s
     return {
         "format": FORMAT,
         "version": installed_version(),
         "started": datetime.fromtimestamp(ended_at - elapsed_s, UTC).isoformat(timespec="seconds"),
         "elapsed": _ms(elapsed_s),
-        "counts": dict(+ledger.counts),
-        "errors": [error[:_MAX_TEXT] for error in ledger.errors[:_MAX_WARNINGS]],
+        "counts": dict(+state.counts),
+        "errors": [error[:_MAX_TEXT] for error in state.errors[:_MAX_WARNINGS]],
         "workers": workers,
-        "stores": "; ".join(filter(None, (describe_stores(ledger), *ledger.pushed.problems))),
+        "stores": "; ".join(filter(None, (describe_stores(state), *state.pushed.problems))),
         "left_out": len(names) - len(kept),
-        "tasks": (_task(ledger, name, numbers, workers, now_s) for name in kept),
+        "tasks": (_task(state, name, numbers, workers, now_s) for name in kept),
     }
 
 
-def _task(ledger: RunState, name: str, numbers: Mapping[str, int], workers: list[str], now_s: float) -> RunRecord:
-    task, run = ledger.tasks.get(name), ledger.runs.get(name)
+def _task(state: RunState, name: str, numbers: Mapping[str, int], workers: list[str], now_s: float) -> RunRecord:
+    task, run = state.tasks.get(name), state.runs.get(name)
     facts = _brief(task.meta or {}) if task is not None else {}
     record: RunRecord = {
         "name": name,
-        "outcome": ledger.seen.get(name, "stopped") if run is None else run.outcome or "stopped",
+        "outcome": state.seen.get(name, "stopped") if run is None else run.outcome or "stopped",
     }
     if task is not None:
         record["needs"] = sorted(numbers[other] for other in task.task_dep if other in numbers)
     for key in ("artifact", "size", "sha256", "defined", "sources"):
         if facts.get(key):
             record[key] = facts[key]
-    return record | (_run_fields(run, workers, ledger.begun_s, now_s) if run is not None else {})
+    return record | (_run_fields(run, workers, state.begun_s, now_s) if run is not None else {})
 
 
 def _brief(meta: Any) -> Mapping[str, Any]:

@@ -62,9 +62,9 @@ def load_project(path: Path) -> ProjectFile:
     except (FileNotFoundError, NotADirectoryError):
         return ProjectFile({}, [])
     except OSError as error:
-        raise SettingError(f"{path}: {error.strerror}") from error
+        raise SettingError(f"cannot read {path}: {error.strerror}", hint="check its permissions") from error
     except UnicodeDecodeError as error:
-        raise SettingError(f"{path}: not UTF-8 at byte {error.start}") from error
+        raise SettingError(f"{path}: not UTF-8 at byte {error.start}", hint="convert it to UTF-8") from error
     if not re.search(_NAMED, text):
         return ProjectFile({}, [])  # parsing takes longer than reading: skip a file without our table
     try:

@@ -14,6 +14,7 @@ from tasks_lib.errors import SignatureError, escape_text
 
 #: Largest number of lines of a list; Debian's longest SHA256SUMS has about 100,000.
 _MAX_LINES: Final = 500_000
+_HINT: Final = "check that `checksums.url` is the list of the release that has the file"
 _GNU: Final = re.compile(r"[ \t]*(\\?)([0-9A-Fa-f]{64})[ \t][ *]?(.+)")
 _BSD: Final = re.compile(r"[ \t]*(\\?)SHA(?:2-)?256 ?\((.+)\)[ \t]*=[ \t]*([0-9A-Fa-f]{64})")
 
@@ -26,7 +27,7 @@ def find_listed_digest(text: bytes, file_name: str) -> Digest:
     """
     lines = text.decode("utf-8", "surrogateescape").splitlines()
     if len(lines) > _MAX_LINES:
-        raise SignatureError(f"the list of digests has more than {_MAX_LINES} lines")
+        raise SignatureError(f"the list of digests has more than {_MAX_LINES} lines", hint=_HINT)
     listed = [pair for line in lines if (pair := _parse_line(line)) is not None]
     found = {digest for name, digest in listed if name.rpartition("/")[2] == file_name}
     if len(found) == 1:
@@ -34,7 +35,7 @@ def find_listed_digest(text: bytes, file_name: str) -> Digest:
     if not listed:
         raise SignatureError("the list of digests has no sha256 line", hint="expected the output of `sha256sum`")
     what = "two digests of" if found else "no digest of"
-    raise SignatureError(f"the list of digests has {what} {escape_text(file_name)!r}")
+    raise SignatureError(f"the list of digests has {what} {escape_text(file_name)!r}", hint=_HINT)
 
 
 def _parse_line(line: str) -> tuple[str, str] | None:

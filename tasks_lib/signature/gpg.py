@@ -21,8 +21,9 @@ from typing import BinaryIO, Final
 from tasks_lib.errors import SignatureError, ToolError, UnknownSignerError, escape_text
 from tasks_lib.fs.system_calls import signal_group
 from tasks_lib.progress import Progress
-from tasks_lib.signature.packets import key_packets, signature_packets
+from tasks_lib.signature.packets import MAX_KEYS_BYTES, key_packets, signature_packets
 from tasks_lib.signature.status import Allowed, ValidSignature, evaluate, evaluate_each
+from tasks_lib.units import format_size
 
 #: Seconds for one run of gpg, and the rate in bytes per second for which the size of the content extends it.
 #: Source: faults.md section 7; SHA-512 reaches 200 MB/s and more, a slow disk 20.
@@ -41,6 +42,7 @@ _OPTIONS: Final = (
 _CLEARSIGNED: Final = [
     b"-----BEGIN PGP SIGNED MESSAGE-----", b"-----BEGIN PGP SIGNATURE-----", b"-----END PGP SIGNATURE-----",
 ]  # fmt: skip
+_UNSIGNED_HINT: Final = "open its URL in a browser: a server may send a page instead of the signed text"
 _WEAK: Final = ("--weak-digest", "SHA1", "--weak-digest", "RIPEMD160")
 
 
@@ -56,12 +58,9 @@ class Gpg:
     ) -> ValidSignature:
         """Check a detached signature over a whole file.
 
-        Args:
-            content: an open file with a descriptor; read from its start, left at its start.
-            signature: binary or armored.
-            keys: public keys, binary or armored.
-            fingerprint: hex of the only primary key that may sign; "" allows every primary key of `keys`.
-            progress: checked for cancellation.
+        The content is an open file with a descriptor, read from its start and left there. Signature and keys are binary
+        or armored. `fingerprint` is the hex of the only primary key that may sign; "" allows every primary key of
+        `keys`.
 
         Raises:
             SignatureError: it is not exactly one good signature of an allowed key.
@@ -86,46 +85,38 @@ class Gpg:
             SignatureError, ToolError, CancelledError: as `verify`.
         """
         if b"-----BEGIN PGP SIGNED MESSAGE-----" not in message:
-            raise SignatureError("the text is not signed: it contains no PGP signed message")
+            raise SignatureError("the text is not signed: it contains no PGP signed message", hint=_UNSIGNED_HINT)
         with self._home(keys, fingerprint, progress) as (home, allowed):
-            home.write("message", message)
-            output = home.path / "text"
-            said = home.run([*_WEAK, "--output", str(output), "--verify", "--", str(home.path / "message")])
-            verdict = evaluate(said, allowed, time.time())
-            return verdict, output.read_bytes()
+            said = home.verify_text(message)
+            return evaluate(said, allowed, time.time()), (home.path / "text").read_bytes()
 
     def verify_by_any(
         self, message: bytes, *, keys: bytes, fingerprints: Collection[str], progress: Progress
     ) -> tuple[list[ValidSignature], bytes]:
         """Check a clear-signed text that several keys may have signed; return the good signatures and the text.
 
-        The caller compares the expiry of the keys with the date of the text.
-
-        Args:
-            message: the text, with nothing before or after it.
-            keys: public keys, binary or armored.
-            fingerprints: hex of the primary keys of which one must have signed it.
-            progress: checked for cancellation.
+        Nothing may be before or after the text. `fingerprints` are the hex of the primary keys of which one must have
+        signed it. The caller compares the expiry of the keys with the date of the text.
 
         Raises:
             SignatureError: a signature does not match, or none is a good one of an allowed key.
             ToolError, CancelledError: as `verify`.
         """
         if not _is_clearsigned(message):
-            raise SignatureError("the text is not signed: it is not a PGP signed message")
+            raise SignatureError("the text is not signed: it is not a PGP signed message", hint=_UNSIGNED_HINT)
         with self._home(keys, "", progress) as (home, found):
             wanted = {one.upper() for one in fingerprints}
             if wanted.isdisjoint(found.primaries):
                 _restrict(found, min(wanted))  # raises
-            home.write("message", message)
-            output = home.path / "text"
-            said = home.run([*_WEAK, "--output", str(output), "--verify", "--", str(home.path / "message")])
+            said = home.verify_text(message)
             allowed = Allowed(primaries=found.primaries & wanted, expiries=found.expiries)
             good, refused = evaluate_each(said, allowed, time.time())
             if not good:
                 known = (one for one in refused if not isinstance(one, UnknownSignerError))
-                raise next(known, refused[0] if refused else SignatureError("gpg found no signature"))
-            return good, output.read_bytes()
+                raise next(
+                    known, refused[0] if refused else SignatureError("gpg found no signature", hint=_UNSIGNED_HINT)
+                )
+            return good, (home.path / "text").read_bytes()
 
     def list_expiries(self, keys: bytes, fingerprint: str, progress: Progress) -> dict[str, int]:
         """Return the expiry of each primary key that may sign, in seconds since 1970 (0: never).
@@ -180,6 +171,11 @@ class _Home:
             lines = status.read(_MAX_SAID).decode("utf-8", "replace").splitlines()
         return [line.removeprefix("[GNUPG:] ") for line in lines if line.startswith("[GNUPG:] ")]
 
+    def verify_text(self, message: bytes) -> list[str]:
+        """Verify a clear-signed text, write what was verified to the file `text`; return the status lines."""
+        file = self.write("message", message)
+        return self.run([*_WEAK, "--output", str(self.path / "text"), "--verify", "--", str(file)])
+
     def read_output(self, arguments: list[str]) -> list[str]:
         """Run gpg; return the lines of its standard output."""
         with (self.path / "answer").open("w+b") as output:
@@ -211,7 +207,10 @@ class _Home:
                     start_new_session=True,
                 )
             except OSError as error:
-                raise ToolError(f"cannot run {escape_text(command[0])}: {error.strerror or error}") from error
+                raise ToolError(
+                    f"cannot run {escape_text(command[0])}: {error.strerror or error}",
+                    hint="check its permissions, or install gnupg again",
+                ) from error
             self._wait_for(process, self._timeout_s + size / _RATE_BPS)
 
     def _wait_for(self, process: subprocess.Popen[bytes], timeout_s: float) -> None:
@@ -287,5 +286,30 @@ def _restrict(keys: Allowed, fingerprint: str) -> Allowed:
     if fingerprint not in keys.primaries:
         available = ", ".join(sorted(keys.primaries)[:3])
         reason = "is a subkey: pin its primary key" if fingerprint in keys.expiries else "is not in the key file"
-        raise SignatureError(f"the pinned key {fingerprint} {reason}; found {available}")
+        raise SignatureError(
+            f"the pinned key {fingerprint} {reason}; found {available}",
+            hint="compare the fingerprint with upstream's announcement, then correct it or the key file",
+        )
     return Allowed(primaries=frozenset({fingerprint}), expiries=keys.expiries)
+
+
+def read_key_file(path: str, field: str = "") -> bytes:
+    """Return the content of a key file; `field` is the key of the definition that names it, if one does.
+
+    Raises:
+        SignatureError: it cannot be read, or is too large.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(MAX_KEYS_BYTES + 1)
+    except OSError as error:
+        raise SignatureError(
+            f"cannot read key file {escape_text(path)}: {error.strerror or error}",
+            hint=f"`{field}:` is relative to the root of the repository" if field else "check the path",
+        ) from error
+    if len(content) > MAX_KEYS_BYTES:
+        raise SignatureError(
+            f"key file {escape_text(path)} is larger than {format_size(MAX_KEYS_BYTES)}",
+            hint="export only the keys that sign: gpg --armor --export FINGERPRINT",
+        )
+    return content

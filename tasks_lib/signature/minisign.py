@@ -28,11 +28,7 @@ _TRUSTED: Final = "trusted comment: "
 def verify_minisign(content: BinaryIO, signature: bytes, *, public_key: str, progress: Progress) -> ValidSignature:
     """Check a minisign signature over a whole file.
 
-    Args:
-        content: an open file; read from its start, left at its start.
-        signature: the text of the `.minisig` file.
-        public_key: its base64 line (`RW...`).
-        progress: checked for cancellation.
+    The open file is read from its start and left there. `public_key` is its base64 line (`RW...`).
 
     Raises:
         SignatureError: it is not a good signature of this key.
@@ -40,7 +36,10 @@ def verify_minisign(content: BinaryIO, signature: bytes, *, public_key: str, pro
         CancelledError: the run was asked to stop.
     """
     if len(signature) > MAX_SIGNATURE_BYTES:
-        raise SignatureError(f"the signature is larger than {format_size(MAX_SIGNATURE_BYTES)}")
+        raise SignatureError(
+            f"the signature is larger than {format_size(MAX_SIGNATURE_BYTES)}",
+            hint="check the URL of the .minisig file",
+        )
     key_id, key = _split(_decode(public_key, "public key"), (_LEGACY,), 32, "public key")[1:]
     lines = signature.decode("utf-8", "surrogateescape").splitlines()
     if len(lines) < 4 or not lines[2].startswith(_TRUSTED):
@@ -50,7 +49,10 @@ def verify_minisign(content: BinaryIO, signature: bytes, *, public_key: str, pro
     algorithm, signer_id, signed = _split(_decode(lines[1], "signature"), (_LEGACY, _HASHED), 64, "signature")
     if signer_id != key_id:
         expected, actual = _format_key_id(key_id), _format_key_id(signer_id)
-        raise UnknownSignerError(f"signature refused: expected one by key {expected}, found one by {actual}")
+        raise UnknownSignerError(
+            f"signature refused: expected one by key {expected}, found one by {actual}",
+            hint="if upstream announces this key, pin it",
+        )
     message = _hash(content, progress) if algorithm == _HASHED else _read_whole(content)
     comment = lines[2].removeprefix(_TRUSTED)
     _verify(key, signed, message, "it does not match the content")
@@ -79,14 +81,17 @@ def _verify(key: bytes, signature: bytes, message: bytes, reason: str) -> None:
     except ValueError:  # these bytes are not a key
         has_signed = False
     if not has_signed:
-        raise SignatureError(f"signature refused: {reason}")
+        raise SignatureError(f"signature refused: {reason}", hint="compare the file with upstream's announcement first")
 
 
 def _decode(text: str, what: str) -> bytes:
     try:
         return base64.b64decode(text.strip(), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise SignatureError(f"the minisign {what} is not valid base64: {escape_text(text[:60])!r}") from error
+        raise SignatureError(
+            f"the minisign {what} is not valid base64: {escape_text(text[:60])!r}",
+            hint="compare it with what upstream publishes",
+        ) from error
 
 
 def _split(data: bytes, algorithms: tuple[bytes, ...], size: int, what: str) -> tuple[bytes, bytes, bytes]:
@@ -120,6 +125,7 @@ def _read_whole(content: BinaryIO) -> bytes:
     content.seek(0)
     if len(data) > MAX_LEGACY_BYTES:
         raise SignatureError(
-            f"cannot verify a legacy minisign signature of content larger than {format_size(MAX_LEGACY_BYTES)}"
+            f"cannot verify a legacy minisign signature of content larger than {format_size(MAX_LEGACY_BYTES)}",
+            hint="ask upstream for a signature of the hash (minisign -H)",
         )
     return data

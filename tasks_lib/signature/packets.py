@@ -21,6 +21,7 @@ MAX_KEYS_BYTES: Final = 8 << 20
 #: Largest number of signatures in a file: each costs gpg a pass. Source: TUF GHSA-2828-9vh6-9m6j.
 MAX_SIGNATURES: Final = 16
 
+_DETACHED: Final = "use the .sig or .asc file that upstream publishes beside the file"
 _SIGNATURE: Final = 2
 _MARKER: Final = 10
 #: Secret-Key and Secret-Subkey.
@@ -30,6 +31,8 @@ _PUBLIC: Final = frozenset({6, 14, 13, 17, _SIGNATURE, 12, _MARKER})
 #: Compressed Data and Literal Data: parts of a message, which contains its own content.
 _MESSAGE: Final = frozenset({8, 11})
 
+_EXPORT: Final = "export the public key: gpg --armor --export FINGERPRINT"
+_DAMAGED: Final = "compare it with the file that upstream publishes"
 _BEGIN: Final = re.compile(rb"-----BEGIN PGP ([A-Z ]+)-----")
 #: The kind of a block that does not end.
 _INVALID: Final = b"INVALID ARMOR"
@@ -42,20 +45,22 @@ def signature_packets(data: bytes) -> bytes:
         SignatureError: empty, too large, too many signatures, not a signature, or a message with its own content.
     """
     if len(data) > MAX_SIGNATURE_BYTES:
-        raise SignatureError(f"the signature is larger than {format_size(MAX_SIGNATURE_BYTES)}")
+        raise SignatureError(f"the signature is larger than {format_size(MAX_SIGNATURE_BYTES)}", hint=_DETACHED)
     binary = _dearmor(data, b"SIGNATURE")
     tags = []
     for tag in _tags(binary, "the signature"):
         if tag in _MESSAGE:  # checked before the length, which may be indeterminate
             raise SignatureError(
                 "the signature file is a signed message with its own content: expected a detached signature",
-                hint="use the .sig or .asc file that upstream publishes beside the file",
+                hint=_DETACHED,
             )
         tags += [tag] if tag != _MARKER else []
     if set(tags) != {_SIGNATURE}:
         raise _not_a_signature(data)
     if len(tags) > MAX_SIGNATURES:
-        raise SignatureError(f"the signature file contains more than {MAX_SIGNATURES} signatures")
+        raise SignatureError(
+            f"the signature file contains more than {MAX_SIGNATURES} signatures", hint="keep the one by the pinned key"
+        )
     return binary
 
 
@@ -66,17 +71,13 @@ def key_packets(data: bytes) -> bytes:
         SignatureError: empty, too large, without public key, or with a secret key.
     """
     if len(data) > MAX_KEYS_BYTES:
-        raise SignatureError(f"the key file is larger than {format_size(MAX_KEYS_BYTES)}")
+        raise SignatureError(f"the key file is larger than {format_size(MAX_KEYS_BYTES)}", hint=_EXPORT)
     binary = _dearmor(data, b"PUBLIC KEY BLOCK")
     tags = set(_tags(binary, "the key file"))
     if _SECRET & tags:
-        raise SignatureError(
-            "the key file contains a secret key", hint="export the public key: gpg --armor --export FINGERPRINT"
-        )
+        raise SignatureError("the key file contains a secret key", hint=_EXPORT)
     if 6 not in tags or tags - _PUBLIC:
-        raise SignatureError(
-            "the key file contains no OpenPGP public key", hint="export one: gpg --armor --export FINGERPRINT"
-        )
+        raise SignatureError("the key file contains no OpenPGP public key", hint=_EXPORT)
     return binary
 
 
@@ -102,7 +103,10 @@ def _dearmor(data: bytes, kind: bytes) -> bytes:
         others.insert(0, b"SIGNED MESSAGE")
     if others or not blocks:
         actual = escape_text(others[0] if others else _INVALID)
-        raise SignatureError(f"expected a PGP {kind.decode().lower()}, found {actual.lower()}")
+        raise SignatureError(
+            f"expected a PGP {kind.decode().lower()}, found {actual.lower()}",
+            hint=_DETACHED if kind == b"SIGNATURE" else _EXPORT,
+        )
     return b"".join(_decode_block(body) for _, body in blocks)
 
 
@@ -136,7 +140,7 @@ def _decode_block(body: bytes) -> bytes:
     try:
         return binascii.a2b_base64(text, strict_mode=True)
     except binascii.Error as error:
-        raise SignatureError(f"invalid PGP armor: {error}") from error
+        raise SignatureError(f"invalid PGP armor: {error}", hint=_DAMAGED) from error
 
 
 def _tags(data: bytes, what: str) -> Iterator[int]:
@@ -149,12 +153,16 @@ def _tags(data: bytes, what: str) -> Iterator[int]:
     while at < len(data):
         first = data[at]
         if not first & 0x80:
-            raise _not_a_signature(data) if "signature" in what else SignatureError(f"{what} is not OpenPGP data")
+            raise (
+                _not_a_signature(data)
+                if "signature" in what
+                else SignatureError(f"{what} is not OpenPGP data", hint=_EXPORT)
+            )
         new = first & 0x40
         yield first & 0x3F if new else first >> 2 & 0x0F
         size_at, size = (_new_length if new else _old_length)(data, at)
         if size < 0 or size_at + size > len(data):
-            raise SignatureError(f"{what} is truncated or damaged at byte {at}")
+            raise SignatureError(f"{what} is truncated or damaged at byte {at}", hint=_DAMAGED)
         at = size_at + size
 
 

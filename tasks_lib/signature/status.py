@@ -40,6 +40,7 @@ _ERRORS: Final = {
     "9": "it was made by key {key}, which is not in the key file",
 }
 _NO_KEY: Final = "9"
+_PIN: Final = "if upstream announces this key, pin it, and add it to the key file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,10 +94,7 @@ def _date(seconds: int) -> str:
 def evaluate(lines: Iterable[str], allowed: Allowed, now: float) -> ValidSignature:
     """Return the one valid signature that gpg's status lines report.
 
-    Args:
-        lines: the status lines, without their prefix.
-        allowed: the accepted keys.
-        now: seconds since 1970.
+    The lines have no prefix; `now` is in seconds since 1970.
 
     Raises:
         SignatureError: the lines report anything but one good signature of an allowed, valid key.
@@ -120,11 +118,6 @@ def evaluate_each(
     """Return the good signatures by allowed keys of a text that several keys signed, and why others are refused.
 
     The caller judges the expiry of the keys: a key that has expired since it signed an old text is not refused here.
-
-    Args:
-        lines: the status lines, without their prefix.
-        allowed: the accepted keys.
-        now: seconds since 1970.
     """
     groups: list[list[str]] = []
     for line in lines:
@@ -164,7 +157,7 @@ def _refuse_bad(status: Mapping[str, list[list[str]]]) -> None:
         reason = _ERRORS.get(code, "gpg cannot verify it (key {key})")
         key = words[6] if len(words) > 6 and len(words[6]) > 16 else _key_of(words)
         refused = _refused(reason.format(key=key), "")
-        raise UnknownSignerError(refused.message) if code == _NO_KEY else refused
+        raise UnknownSignerError(refused.message, hint=_PIN) if code == _NO_KEY else refused
     if "FAILURE" in status and "VALIDSIG" not in status:
         raise _refused("gpg failed before verifying it", "")
 
@@ -185,7 +178,7 @@ def _check(words: list[str], user_id: str, allowed: Allowed, now: float) -> Vali
         pinned = ", ".join(sorted(allowed.primaries)[:3])
         raise UnknownSignerError(
             f"signature refused: expected a signature by the pinned key {pinned}, found one by {escape_text(primary)}",
-            hint="if upstream announces this key, pin it",
+            hint=_PIN,
         )
     signed_s = int(signed_at) if signed_at.isdigit() else 0
     if signed_s > now + MAX_AHEAD_S:

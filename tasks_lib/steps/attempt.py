@@ -134,7 +134,9 @@ class Attempt(NamedTuple):
         except OSError as error:
             self._running.unlink()
             if error.filename == str(log):
-                raise CacheUnavailableError(f"cannot write {log}: {error.strerror}") from error
+                raise CacheUnavailableError(
+                    f"cannot write {log}: {error.strerror}", hint="check its permissions and the free space"
+                ) from error
             raise ToolError(
                 f"toolchain {self.preparation.toolchain.name}: cannot execute {escape_text(command[0])}:"
                 f" {error.strerror}",

@@ -23,7 +23,7 @@ from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import AllSourcesFailedError, CacheError, OfflineError, SignatureError, escape_text
 from tasks_lib.progress import FailedSource, Progress
 from tasks_lib.signature import MAX_SIGNATURE_BYTES, ValidSignature, find_listed_digest, verify_minisign
-from tasks_lib.signature.key_files import read_key_file
+from tasks_lib.signature.gpg import read_key_file
 from tasks_lib.steps.plan import list_key_files
 from tasks_lib.steps.request_headers import request_headers
 from tasks_lib.transport import redacted

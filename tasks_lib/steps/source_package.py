@@ -181,7 +181,10 @@ def read_dsc(context: Context, integrity: Integrity) -> bytes:
         BlobMissingError, BlobCorruptError, CacheUnavailableError: as `Cache.open`.
     """
     if integrity.size > MAX_DSC_BYTES:
-        raise SourcePackageError(f"the .dsc has {integrity.size} bytes, more than {format_size(MAX_DSC_BYTES)}")
+        raise SourcePackageError(
+            f"the .dsc has {integrity.size} bytes, more than {format_size(MAX_DSC_BYTES)}",
+            hint="check that `dsc: url:` is the URL of a .dsc",
+        )
     with context.cache.open(integrity) as file:
         return file.read()
 

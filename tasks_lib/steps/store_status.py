@@ -28,7 +28,8 @@ def describe_stores(opening: Opening) -> tuple[list[str], int]:
         try:
             lines += [f"  {line}" for line in _describe(store, tries="write" if verdict.writes else "read")]
         except StoreError as error:
-            lines.append(f"  {error.message}" + (f" ({error.hint})" if error.hint else ""))
+            reason = error.message.removeprefix(f"store {store.address.name}: ")
+            lines.append(f"  {reason}" + (f" ({error.hint})" if error.hint else ""))
             status = 1
     lines.append(f"writes: {'yes' if verdict.writes else 'no'} ({verdict.reason})")
     return [*lines, f"results: {_describe_trust(opening)}"], status

@@ -5,15 +5,17 @@ needs no trust, because a definition pins its digest and every byte is measured.
 A store is never needed: absence, wrong bytes and outages fall through to the next store, and then to the origin.
 
 `Store` is the interface of one store. `directory` and `http` implement it; `s3` gives `http` its locations. `address`
-parses the URLs, `records` signs and checks records, `write_policy` says which jobs write, `fleet` has the stores of a
-run in their order, and `upload` writes in the background.
+parses the URLs, `records` signs and checks records, `opening` opens the stores and says which jobs write, `fleet` has
+the stores of a run in their order, and `upload` writes in the background.
 """
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, BinaryIO, Final, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal, NamedTuple
 
+from tasks_lib.errors import StoreRefusedError
 from tasks_lib.store.address import StoreAddress, parse_stores
 
 if TYPE_CHECKING:
@@ -58,46 +60,45 @@ class StoredItem(NamedTuple):
     modified_s: float
 
 
-class Store(Protocol):
+class Store(abc.ABC):
     """One store. Its methods are safe to call from any thread, and retry nothing.
 
     Every method may raise:
         StoreUnavailableError: it does not answer, fails, or has no space.
-        StoreRefusedError: it refuses the credentials (401, 403, or the permissions of a directory).
+        StoreRefusedError: it refuses the credentials (401, 403, or the permissions of a directory), or an operation.
         CancelledError: the run was asked to stop.
+
+    `transport` sends requests to its locations, None if they are files. `can_write` and `can_list` say what this kind
+    of store can do at all.
     """
 
-    @property
-    def address(self) -> StoreAddress:
-        """Its address."""
+    address: StoreAddress
+    transport: Transport | None = None
+    can_write = True
+    can_list = False
 
-    @property
-    def transport(self) -> Transport | None:
-        """What sends requests to its locations; None if they are files."""
-
-    @property
-    def can_write(self) -> bool:
-        """Whether this kind of store can be written to at all."""
-
-    @property
-    def can_list(self) -> bool:
-        """Whether this kind of store can list what it holds."""
-
+    @abc.abstractmethod
     def probe(self) -> None:
         """Check that it answers, whatever it holds, within one connection timeout."""
 
+    @abc.abstractmethod
     def locate(self, method: Method, key: str) -> StoreLocation:
         """Return where to send a request for the item `key` now; large content is read from there."""
 
     def may_hold(self, key: str) -> bool:
         """Return whether to ask for an item at all; needs no request."""
+        del key
+        return True
 
+    @abc.abstractmethod
     def find(self, key: str) -> StoredItem | None:
         """Return what the store says about an item, None if it does not hold it; size -1 and time 0 if not known."""
 
+    @abc.abstractmethod
     def read(self, key: str, limit: int) -> bytes | None:
         """Return a small item, None if the store does not hold it; at most `limit` + 1 bytes are read."""
 
+    @abc.abstractmethod
     def put(self, key: str, file: BinaryIO, size: int) -> None:
         """Write an item of `size` bytes from the position of `file`; it becomes visible only when it is complete.
 
@@ -106,7 +107,13 @@ class Store(Protocol):
 
     def list(self) -> Iterator[StoredItem]:
         """Yield every item whose key begins with `cas/` or `ac/`; only if `can_list`."""
+        raise StoreRefusedError(
+            f"store {self.address.name}: it cannot list what it holds",
+            store=self.address.name,
+            hint="prune it with the tools of its server",
+        )
 
+    @abc.abstractmethod
     def delete(self, keys: Collection[str]) -> None:
         """Delete items; one that is missing is ignored."""
 

@@ -82,7 +82,7 @@ def parse_stores(text: str) -> tuple[StoreAddress, ...]:
     """
     given = [one.strip() for one in text.split(",") if one.strip()] if text.strip() != NO_STORES else []
     if len(given) > MAX_STORES:
-        raise SettingError(f"expected at most {MAX_STORES} stores, got {len(given)}")
+        raise SettingError(f"expected at most {MAX_STORES} stores, got {len(given)}", hint="leave some out")
     addresses = [
         _parse(one, f"store {number}" if len(given) > 1 else "the store") for number, one in enumerate(given, 1)
     ]

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from tasks_lib.errors import StoreRefusedError, StoreUnavailableError, escape_text
 from tasks_lib.fs import files
 from tasks_lib.fs.atomic import scratch_name
-from tasks_lib.store import Method, StoreAddress, StoredItem, StoreLocation
+from tasks_lib.store import Method, Store, StoreAddress, StoredItem, StoreLocation
 
 _CHUNK: Final = 1 << 20
 _REFUSED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
@@ -26,26 +26,14 @@ _TMP: Final = "tmp"
 _ABANDONED_S: Final = 24 * 3600
 
 
-class DirectoryStore:
+class DirectoryStore(Store):
     """A store at a `file:` URL. An item gets its name by a rename, when it is complete and synced."""
 
+    can_list = True
+
     def __init__(self, address: StoreAddress) -> None:
-        self.address: Final = address
+        self.address = address
         self._root: Final = Path(address.directory)
-
-    @property
-    def transport(self) -> None:
-        """None: the locations are files."""
-
-    @property
-    def can_write(self) -> bool:
-        """Whether it can be written to."""
-        return True
-
-    @property
-    def can_list(self) -> bool:
-        """Whether it can list."""
-        return True
 
     def locate(self, method: Method, key: str) -> StoreLocation:
         """Return the file of an item."""
@@ -53,24 +41,11 @@ class DirectoryStore:
         return StoreLocation(f"file://{quote(str(self._root / key), errors='surrogateescape')}")
 
     def probe(self) -> None:
-        """Check that the directory exists.
-
-        Raises:
-            StoreUnavailableError, StoreRefusedError: as `Store`.
-        """
+        """Check that the directory exists."""
         self._require_root()
 
-    def may_hold(self, key: str) -> bool:
-        """Return whether to ask for an item at all: for every one."""
-        del key
-        return True
-
     def find(self, key: str) -> StoredItem | None:
-        """Return size and time of an item, None if the store does not hold it.
-
-        Raises:
-            StoreUnavailableError, StoreRefusedError: as `Store`.
-        """
+        """Return size and time of an item, None if the store does not hold it."""
         try:
             status = (self._root / key).stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -81,11 +56,7 @@ class DirectoryStore:
         return StoredItem(key, status.st_size, status.st_mtime) if stat.S_ISREG(status.st_mode) else None
 
     def read(self, key: str, limit: int) -> bytes | None:
-        """Return a small item, None if the store does not hold it; at most `limit` + 1 bytes are read.
-
-        Raises:
-            StoreUnavailableError, StoreRefusedError: as `Store`.
-        """
+        """Return a small item, None if the store does not hold it; at most `limit` + 1 bytes are read."""
         try:
             with files.open_regular((self._root / key).resolve()) as file:
                 return file.read(limit + 1)
@@ -105,11 +76,7 @@ class DirectoryStore:
             self._fail(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._root)))
 
     def put(self, key: str, file: BinaryIO, size: int) -> None:
-        """Write an item of `size` bytes from the position of `file`.
-
-        Raises:
-            StoreUnavailableError, StoreRefusedError: as `Store`.
-        """
+        """Write an item of `size` bytes from the position of `file`."""
         final, scratch = self._root / key, self._root / _TMP / scratch_name()
         try:
             self._require_root()
@@ -136,11 +103,7 @@ class DirectoryStore:
             os.fsync(out.fileno())
 
     def list(self) -> Iterator[StoredItem]:
-        """Yield every item.
-
-        Raises:
-            StoreUnavailableError, StoreRefusedError: as `Store`.
-        """
+        """Yield every item."""
         try:
             self._require_root()
             for kind in _KINDS:
@@ -153,11 +116,7 @@ class DirectoryStore:
             self._fail(error)
 
     def delete(self, keys: Collection[str]) -> None:
-        """Delete items; one that is missing is ignored. Files that an ended process left unfinished are deleted, too.
-
-        Raises:
-            StoreUnavailableError, StoreRefusedError: as `Store`.
-        """
+        """Delete items, and files that an ended process left unfinished; one that is missing is ignored."""
         try:
             for key in keys:
                 (self._root / key).unlink(missing_ok=True)

@@ -7,20 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from email.utils import parsedate_to_datetime
 from typing import BinaryIO, Final, NoReturn
 
-from tasks_lib.errors import (
-    StoreError,
-    StoreRefusedError,
-    StoreUnavailableError,
-    TransportError,
-    escape_text,
-)
+from tasks_lib.errors import StoreError, StoreRefusedError, StoreUnavailableError, TransportError, escape_text
 from tasks_lib.network import TransportSettings
-from tasks_lib.progress import do_nothing
-from tasks_lib.store import EMPTY, Method, StoreAddress, StoredItem, StoreLocation
+from tasks_lib.store import EMPTY, Method, Store, StoreAddress, StoredItem, StoreLocation
 from tasks_lib.transport import Answer, Transport
 
 #: Bytes of an answer that are read so that its connection can be used again.
@@ -42,39 +35,16 @@ _NEXT_STEP: Final = {
 }
 
 
-class HttpStore:
+class HttpStore(Store):
     """A store at an http or https URL; a subclass may compute other locations for the same requests."""
 
+    login_hint: str = _LOGIN_HINT
+
     def __init__(
-        self,
-        address: StoreAddress,
-        transport: Transport,
-        headers: Callable[[], Mapping[str, str]] = dict,
-        check: Callable[[], None] = do_nothing,
+        self, address: StoreAddress, transport: Transport, headers: Callable[[], Mapping[str, str]] = dict
     ) -> None:
-        """Create the store without asking it.
-
-        Args:
-            address: its address.
-            transport: sends the requests.
-            headers: returns the headers with the credential, when a request is made.
-            check: called in every wait; raises to stop it.
-        """
-        self.address: Final = address
-        self.transport: Final[Transport | None] = transport
-        self._transport = transport
-        self._headers, self._check = headers, check
-        self.login_hint = _LOGIN_HINT
-
-    @property
-    def can_write(self) -> bool:
-        """Whether it can be written to."""
-        return True
-
-    @property
-    def can_list(self) -> bool:
-        """Whether it can list: plain HTTP cannot."""
-        return False
+        """Create the store without asking it; `headers` returns those with the credential when a request is made."""
+        self.address, self.transport, self._transport, self._headers = address, transport, transport, headers
 
     def locate(self, method: Method, key: str) -> StoreLocation:
         """Return where to send a request for the item `key`."""
@@ -82,26 +52,13 @@ class HttpStore:
         return StoreLocation(f"{self.address.url}/{key}", self._headers())
 
     def probe(self) -> None:
-        """Check that it answers, whatever it holds, within one connection timeout.
-
-        Raises:
-            StoreUnavailableError, StoreRefusedError: as `Store`.
-        """
+        """Check that it answers, whatever it holds, within one connection timeout."""
         answer = self._ask("HEAD", EMPTY, ends=time.monotonic() + self._transport.settings.connect_timeout_s)
         if answer.status not in _READ | _ABSENT:
             self._fail(answer, "HEAD")
 
-    def may_hold(self, key: str) -> bool:
-        """Return whether to ask for an item at all: for every one."""
-        del key
-        return True
-
     def find(self, key: str) -> StoredItem | None:
-        """Return what the store says about an item, None if it does not hold it.
-
-        Raises:
-            StoreUnavailableError, StoreRefusedError: as `Store`.
-        """
+        """Return what the store says about an item, None if it does not hold it."""
         answer = self._ask("HEAD", key)
         if answer.status in _ABSENT:
             return None
@@ -110,11 +67,7 @@ class HttpStore:
         return StoredItem(key, _length(answer.headers), _modified_s(answer.headers))
 
     def read(self, key: str, limit: int) -> bytes | None:
-        """Return a small item, None if the store does not hold it; at most `limit` + 1 bytes are read.
-
-        Raises:
-            StoreUnavailableError, StoreRefusedError: as `Store`.
-        """
+        """Return a small item, None if the store does not hold it; at most `limit` + 1 bytes are read."""
         answer = self._ask("GET", key, limit=limit + 1)
         if answer.status in _ABSENT:
             return None
@@ -123,29 +76,13 @@ class HttpStore:
         return answer.content
 
     def put(self, key: str, file: BinaryIO, size: int) -> None:
-        """Write an item of `size` bytes from the position of `file`.
-
-        Raises:
-            StoreUnavailableError, StoreRefusedError: as `Store`.
-        """
+        """Write an item of `size` bytes from the position of `file`."""
         answer = self._ask("PUT", key, body=file, size=size)
         if answer.status not in _WRITTEN:
             self._fail(answer, "PUT")
 
-    def list(self) -> Iterator[StoredItem]:
-        """Refuse: HTTP has no listing.
-
-        Raises:
-            StoreRefusedError: always.
-        """
-        raise StoreRefusedError(f"{self.address.name} cannot list what it holds", store=self.address.name)
-
     def delete(self, keys: Collection[str]) -> None:
-        """Delete items; one that is missing is ignored.
-
-        Raises:
-            StoreUnavailableError, StoreRefusedError: as `Store`.
-        """
+        """Delete items; one that is missing is ignored."""
         for key in keys:
             answer = self._ask("DELETE", key)
             if answer.status not in _WRITTEN | _ABSENT:
@@ -171,7 +108,6 @@ class HttpStore:
                 size=size,
                 limit=limit,
                 ends=ends,
-                check=self._check,
             )
         except TransportError as error:
             raise unavailable(self.address.name, error) from error
@@ -196,8 +132,9 @@ def status_error(store: str, status: int, said: str, login_hint: str = _LOGIN_HI
 
 
 def unavailable(store: str, error: TransportError) -> StoreUnavailableError:
-    """Return the error of a store for a request that got no answer."""
-    return StoreUnavailableError(f"store {store}: {error.message}", store=store, hint=error.hint)
+    """Return the error of a store for a request that got no answer; the message names the store once."""
+    reason = error.message.removeprefix(f"{store}: ")
+    return StoreUnavailableError(f"store {store}: {reason}", store=store, hint=error.hint)
 
 
 def store_settings(settings: TransportSettings, address: StoreAddress) -> TransportSettings:

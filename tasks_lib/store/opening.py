@@ -1,8 +1,12 @@
-"""Open the stores of a run from their addresses."""
+"""Open the stores of a run from their addresses; decide from the variables of the CI whether the run writes to them.
+
+That is a convention, not a security boundary: everyone who has the credential of a store can write to it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -16,7 +20,6 @@ from tasks_lib.store.http import HttpStore, store_settings
 from tasks_lib.store.records import load_signing_key, load_trusted_keys
 from tasks_lib.store.taskcluster import TaskclusterStore
 from tasks_lib.store.upload import StoreWriter, Uploads
-from tasks_lib.store.write_policy import Verdict, judge_write
 from tasks_lib.transport import Transport
 
 #: Returns, for a trust domain and a level of Taskcluster, item key -> `NAMESPACE/artifacts/NAME`.
@@ -131,3 +134,64 @@ def _bearer(address: StoreAddress, environ: Mapping[str, str]) -> Callable[[], M
         return {"Authorization": f"Bearer {token}"} if token and address.is_private else {}
 
     return headers
+
+
+# --- whether to write
+
+#: The level of Taskcluster at which results are trusted. Source: taskgraph, `level` in the parameters of a decision.
+_TRUSTED_LEVEL: Final = "3"
+
+
+class Verdict(NamedTuple):
+    """Whether to write, and why, as one clause for a message."""
+
+    writes: bool
+    reason: str
+
+
+def judge_write(mode: str, environ: Mapping[str, str]) -> Verdict:
+    """Return whether `store_write=MODE` (`auto`, `always` or `never`) writes in this environment.
+
+    `auto` writes if each CI that the environment shows says that the ref is protected and the event is a push.
+    """
+    if mode != "auto":
+        return Verdict(mode == "always", f"store_write={mode}")
+    verdicts = [judge(environ) for is_present, judge in _SERVICES if is_present(environ)]
+    if not verdicts:
+        return Verdict(False, "no CI that reports protected refs is recognised")
+    return next((verdict for verdict in verdicts if not verdict.writes), verdicts[0])
+
+
+def _judge_push(service: str, event: str, protected: str, environ: Mapping[str, str]) -> Verdict:
+    if environ.get(event) != "push":
+        return Verdict(False, f"{service}: {event} is not push")
+    if environ.get(protected) != "true":
+        return Verdict(False, f"{service}: {protected} is not true")
+    return Verdict(True, f"{service}: a push to a protected ref")
+
+
+def _judge_taskcluster(environ: Mapping[str, str]) -> Verdict:
+    """Source: taskgraph, `transforms/task.py`: MOZ_SCM_LEVEL is the level of the repository."""
+    trusted = environ.get("MOZ_SCM_LEVEL") == _TRUSTED_LEVEL
+    return Verdict(trusted, f"Taskcluster: MOZ_SCM_LEVEL is {'' if trusted else 'not '}{_TRUSTED_LEVEL}")
+
+
+def _has(*names: str) -> Callable[[Mapping[str, str]], bool]:
+    return lambda environ: any(environ.get(name) for name in names)
+
+
+#: What shows that a CI runs this, and what judges its variables.
+#: Source: GitHub Actions, "Variables reference": pull requests are other events, `pull_request_target` too. GitLab,
+#: "Predefined CI/CD variables reference": CI_COMMIT_REF_PROTECTED alone does not suffice, because merge request 184658
+#: would set it in the pipelines of merge requests whose source branch is protected.
+_SERVICES: Final[tuple[tuple[Callable[[Mapping[str, str]], bool], Callable[[Mapping[str, str]], Verdict]], ...]] = (
+    (
+        _has("GITHUB_ACTIONS", "GITHUB_EVENT_NAME", "GITHUB_REF_PROTECTED"),
+        partial(_judge_push, "GitHub", "GITHUB_EVENT_NAME", "GITHUB_REF_PROTECTED"),
+    ),
+    (
+        _has("GITLAB_CI", "CI_PIPELINE_SOURCE", "CI_COMMIT_REF_PROTECTED"),
+        partial(_judge_push, "GitLab", "CI_PIPELINE_SOURCE", "CI_COMMIT_REF_PROTECTED"),
+    ),
+    (_has("TASK_ID"), _judge_taskcluster),
+)

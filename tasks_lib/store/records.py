@@ -87,10 +87,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         if self.signature is not None:
             _signature_bytes(self.signature)
 
-    def has_url(self, url: str) -> bool:
-        """Return whether the bytes were obtained from `url`, as a definition writes it, or confirmed by it."""
-        return publish_url(url) in self.urls
-
     def with_urls(self, urls: Iterable[str]) -> Record:
         """Return the unsigned record with more URLs, as definitions write them; as many as a record can hold."""
         record = msgspec.structs.replace(self, signature=None)
@@ -164,12 +160,8 @@ def _encode(record: Record) -> bytes:
 def accept_record(data: bytes, *, key: str, platform: str, keys: TrustedKeys | None, store: str) -> Record:
     """Return the record that a store returned for a recipe key, if it can be used.
 
-    Args:
-        data: at most `MAX_RECORD_BYTES` + 1 bytes.
-        key: the recipe key that was asked for.
-        platform: this machine's; a record is for it or for any.
-        keys: one of them must have signed the record; None to trust any record.
-        store: the name of the store for the message.
+    `data` has at most `MAX_RECORD_BYTES` + 1 bytes; `key` is the recipe key that was asked for. The record must be for
+    this `platform` or for any, and signed by one of `keys`; None trusts any record.
 
     Raises:
         UntrustedResultError: it is not a record, belongs to another key or platform, or no trusted key signed it.
@@ -261,7 +253,10 @@ def load_trusted_keys(directory: Path) -> TrustedKeys:
     """
     paths = sorted(directory.glob("*.pub"))
     if len(paths) > _MAX_KEYS:
-        raise SettingError(f"{escape_text(str(directory))} has {len(paths)} keys, expected at most {_MAX_KEYS}")
+        raise SettingError(
+            f"{escape_text(str(directory))} has {len(paths)} keys, expected at most {_MAX_KEYS}",
+            hint="remove those of writers that do not write any more",
+        )
     own = _require_ed25519("store_trust=signed")
     keys, files = {}, {}
     for path in paths:
@@ -289,7 +284,7 @@ def _load_public_key(own: ModuleType, path: Path) -> VerifyingKey:
     try:
         key: VerifyingKey | None = own.VerifyingKey.from_pem(_read_key_file(path))
     except OSError as error:
-        raise SettingError(f"cannot read {shown}: {error.strerror}") from error
+        raise SettingError(f"cannot read {shown}: {error.strerror}", hint="check its permissions") from error
     except ValueError as error:
         raise SettingError(f"{shown} is not a public key in PEM", hint=_KEYGEN) from error
     if key is None:
@@ -370,7 +365,8 @@ def generate_key(path: Path) -> str:
         _write_new(public_path, key.public.pem, 0o644)
     except OSError as error:
         shown = escape_text(str(error.filename or path))
-        hint = "choose another name; a key is never overwritten" if isinstance(error, FileExistsError) else ""
+        is_there = isinstance(error, FileExistsError)
+        hint = "choose another name; a key is never overwritten" if is_there else "check that its directory exists"
         raise SettingError(f"cannot write {shown}: {error.strerror}", hint=hint) from error
     return key.public.keyid
 

@@ -21,7 +21,6 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from tasks_lib.errors import SettingError, StoreError, StoreRefusedError, StoreUnavailableError, escape_text
 from tasks_lib.network import literal_addresses
-from tasks_lib.progress import do_nothing
 from tasks_lib.store import Method, StoreAddress, StoredItem, StoreLocation
 from tasks_lib.store.http import HttpStore
 from tasks_lib.transport import Transport, origin_of
@@ -40,6 +39,7 @@ _CREDENTIALS_HINT: Final = {
 }
 #: A header that Azure needs for an upload. Source: Azure Blob Storage REST, Put Blob.
 _PUT_HEADERS: Final = {"az": {"x-ms-blob-type": "BlockBlob"}}
+_ENDPOINT_HINT: Final = "check the name of the bucket, and the endpoint in the environment of the cloud"
 _DENIED: Final = re.compile(r"status code: (?:400|401|403)\b|PermissionDenied|Unauthenticated")
 _DIRECTORIES: Final = ("ac", "cas")
 
@@ -47,27 +47,19 @@ _DIRECTORIES: Final = ("ac", "cas")
 class BucketStore(HttpStore):
     """A store in a bucket or container."""
 
-    def __init__(self, address: StoreAddress, transport: Transport, check: Callable[[], None] = do_nothing) -> None:
-        """Create the store without asking it.
+    can_list = True
 
-        Args:
-            address: its address.
-            transport: sends the requests.
-            check: called in every wait; raises to stop it.
+    def __init__(self, address: StoreAddress, transport: Transport) -> None:
+        """Create the store without asking it.
 
         Raises:
             SettingError: the variables of obstore are invalid.
         """
-        super().__init__(address, transport, check=check)
+        super().__init__(address, transport)
         self.login_hint = _CREDENTIALS_HINT[address.scheme]
         self._bucket = _bucket(address, timedelta(seconds=transport.settings.connect_timeout_s))
         self._lock = threading.Lock()
         self._failure: StoreError | None = None
-
-    @property
-    def can_list(self) -> bool:
-        """Whether it can list: a bucket can."""
-        return True
 
     def locate(self, method: Method, key: str) -> StoreLocation:
         """Return a signed URL for a request for the item `key`.
@@ -90,9 +82,6 @@ class BucketStore(HttpStore):
 
         Servers that do not serialise two writers of one item answer one of them with an error: `rclone serve s3` 1.75
         with 500, because it removes what it replaces. The item may then be there, or the next attempt succeeds.
-
-        Raises:
-            StoreUnavailableError, StoreRefusedError: as `Store`.
         """
         start = file.tell()
         for _ in range(_PUTS - 1):
@@ -108,11 +97,7 @@ class BucketStore(HttpStore):
         return super().put(key, file, size)
 
     def list(self) -> Iterator[StoredItem]:
-        """Yield every item whose key begins with `cas/` or `ac/`.
-
-        Raises:
-            StoreUnavailableError, StoreRefusedError: as `Store`.
-        """
+        """Yield every item whose key begins with `cas/` or `ac/`."""
         for directory in _DIRECTORIES:
             pages = iter(obstore.list(self._bucket, prefix=directory))
             while page := self._next_page(pages):
@@ -140,7 +125,7 @@ class BucketStore(HttpStore):
         message = f"store {self.address.name}: {what}: {_first_line(error)}"
         if _DENIED.search(f"{type(error).__name__}: {error}"):
             return StoreRefusedError(message, store=self.address.name, hint=self.login_hint)
-        return StoreUnavailableError(message, store=self.address.name)
+        return StoreUnavailableError(message, store=self.address.name, hint=_ENDPOINT_HINT)
 
 
 def _bucket(address: StoreAddress, connect_timeout: timedelta) -> Any:
@@ -155,7 +140,9 @@ def _bucket(address: StoreAddress, connect_timeout: timedelta) -> Any:
             retry_config={"max_retries": _RETRIES, "retry_timeout": _TOTAL},
         )
     except BaseError as error:
-        raise SettingError(f"the store {address.url} cannot be used: {_first_line(error)}") from error
+        raise SettingError(
+            f"the store {address.url} cannot be used: {_first_line(error)}", hint=_ENDPOINT_HINT
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

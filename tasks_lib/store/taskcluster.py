@@ -16,7 +16,6 @@ from typing import BinaryIO, Final, NoReturn
 from urllib.parse import quote
 
 from tasks_lib.errors import StoreRefusedError
-from tasks_lib.progress import do_nothing
 from tasks_lib.store import EMPTY, Method, StoreAddress, StoredItem, StoreLocation
 from tasks_lib.store.http import HttpStore
 from tasks_lib.transport import Transport
@@ -27,30 +26,19 @@ _SCHEME: Final = "taskcluster+"
 class TaskclusterStore(HttpStore):
     """The artifacts of indexed tasks of one trust domain and level; no credential is sent."""
 
+    can_write = False  # tasks write their artifacts
+    login_hint = "only public artifacts are read"
+
     def __init__(
-        self,
-        address: StoreAddress,
-        transport: Transport,
-        paths: Callable[[str, int], Mapping[str, str]],
-        check: Callable[[], None] = do_nothing,
+        self, address: StoreAddress, transport: Transport, paths: Callable[[str, int], Mapping[str, str]]
     ) -> None:
         """Create the store without asking it.
 
-        Args:
-            address: its address, `taskcluster+https://ROOT/TRUST-DOMAIN/LEVEL`.
-            transport: sends the requests.
-            paths: returns, for the trust domain and level, item key -> `NAMESPACE/artifacts/NAME`; called once.
-            check: called in every wait; raises to stop it.
+        `paths` returns, for the trust domain and level, item key -> `NAMESPACE/artifacts/NAME`; it is called once.
         """
-        super().__init__(address, transport, check=check)
+        super().__init__(address, transport)
         root, self._domain, level = address.url.removeprefix(_SCHEME).rsplit("/", 2)
         self._level, self._index, self._load = int(level), f"{root}/api/index/v1", paths
-        self.login_hint = "only public artifacts are read"
-
-    @property
-    def can_write(self) -> bool:
-        """Whether it can be written to: tasks write their artifacts."""
-        return False
 
     @cached_property
     def _paths(self) -> Mapping[str, str]:
@@ -75,39 +63,25 @@ class TaskclusterStore(HttpStore):
         return StoreLocation(f"{self._index}/task/{quote(path)}")
 
     def find(self, key: str) -> StoredItem | None:
-        """Return what the store says about an item, None if it does not hold it.
-
-        Raises:
-            StoreUnavailableError, StoreRefusedError: as `Store`.
-        """
+        """Return what the store says about an item, None if it does not hold it."""
         return super().find(key) if self.may_hold(key) else None
 
     def read(self, key: str, limit: int) -> bytes | None:
-        """Return None: the store has no records, and no other small items are read.
-
-        Raises:
-            StoreUnavailableError, StoreRefusedError: as `Store`.
-        """
+        """Return None: the store has no records, and no other small items are read."""
         del key, limit
         return None
 
     def put(self, key: str, file: BinaryIO, size: int) -> None:
-        """Refuse to write.
-
-        Raises:
-            StoreRefusedError: always.
-        """
+        """Refuse to write."""
         del key, file, size
         self._refuse("it is only read")
 
     def delete(self, keys: Collection[str]) -> None:
-        """Refuse to delete.
-
-        Raises:
-            StoreRefusedError: always.
-        """
+        """Refuse to delete."""
         del keys
         self._refuse("it is only read")
 
     def _refuse(self, reason: str) -> NoReturn:
-        raise StoreRefusedError(f"store {self.address.name}: {reason}", store=self.address.name)
+        raise StoreRefusedError(
+            f"store {self.address.name}: {reason}", store=self.address.name, hint="use another store for this"
+        )

@@ -62,11 +62,8 @@ class StoreWriter:
     def __init__(self, members: Sequence[StoreMember], cache: Cache, key: SigningKey | None, counts: Counts) -> None:
         """Create the writer.
 
-        Args:
-            members: the stores of the run.
-            cache: has the content.
-            key: signs records; without it only content is written.
-            counts: counts what was written, and receives the reasons why something was not.
+        `cache` has the content; `key` signs records, without it only content is written. `counts` also receives the
+        reasons why something was not written.
         """
         self.members: Final = [one for one in members if one.store.can_write]
         self._cache, self._key, self._counts = cache, key, counts
@@ -110,7 +107,7 @@ class StoreWriter:
         if self._is_due(member, key, integrity.size):
             number += 1
             if dry_run is None:
-                self._greet(member)
+                self._write_empty_blob(member)
                 with self._cache.open(integrity) as file:
                     self._put(member, key, file, integrity.size)
             else:
@@ -148,12 +145,12 @@ class StoreWriter:
             return True
         return 0 < found.modified_s < time.time() - AGED_S
 
-    def _greet(self, member: StoreMember) -> None:
+    def _write_empty_blob(self, member: StoreMember) -> None:
         """Write the empty blob once, which other programs expect in every store."""
         with self._lock:
-            if member.is_greeted:
+            if member.has_empty_blob:
                 return
-            member.is_greeted = True
+            member.has_empty_blob = True
         if member.store.find(EMPTY) is None:
             member.store.put(EMPTY, io.BytesIO(), 0)
 

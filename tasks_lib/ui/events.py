@@ -135,7 +135,12 @@ def write_to_stderr(message: str) -> None:
         sys.stderr.flush()
 
 
-_LINES: Final = LineProgress(write_to_stderr, describe_wait)
+def stderr_progress() -> LineProgress:
+    """Return a progress that writes warnings and waits to stderr, for a command that runs no tasks."""
+    return LineProgress(write_to_stderr, describe_wait)
+
+
+_LINES: Final = stderr_progress()
 
 
 #: Event bus of the run in this process.

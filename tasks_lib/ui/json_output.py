@@ -15,8 +15,7 @@ from io import StringIO
 from typing import Any, Final
 
 from tasks_lib.progress import Facts
-from tasks_lib.ui.events import Event
-from tasks_lib.ui.output import Output
+from tasks_lib.ui.output import Output, Renderer
 from tasks_lib.ui.run_state import RunState, TaskRun
 
 #: Version of the format; increase it when readers of the old format would misread the new one.
@@ -50,13 +49,13 @@ class _Text(StringIO):
         return self._descriptor
 
 
-class JsonRenderer:
+class JsonRenderer(Renderer):
     """Renderer that writes nothing until the end, then one document, whatever happened."""
 
-    interval_s: Final = 3600.0
+    interval_s = 3600.0
 
-    def __init__(self, out: Output, ledger: RunState) -> None:
-        self._out, self._ledger = out, ledger
+    def __init__(self, out: Output, state: RunState) -> None:
+        self._out, self._state = out, state
         self._clock = (time.time(), time.monotonic())
         self._streams: tuple[Any, Any] = (None, None)
         self._texts = (_Text(1), _Text(2))
@@ -71,18 +70,6 @@ class JsonRenderer:
                 self._stdout = os.dup(1)
                 os.dup2(2, 1)
 
-    def on_event(self, event: Event) -> None:
-        """Do nothing: the run state records the event."""
-
-    def ended(self, name: str, outcome: str, fail: Any, kept: str) -> None:
-        """Do nothing: the run state records the outcome."""
-
-    def passed(self, name: str, outcome: str) -> None:
-        """Do nothing: the run state records the outcome."""
-
-    def beat(self, now: float) -> None:
-        """Do nothing."""
-
     def finish(self) -> None:
         """Restore the streams and write the document."""
         if self._streams != (None, None):
@@ -94,29 +81,29 @@ class JsonRenderer:
         out, err = (text.getvalue() for text in self._texts)
         document = {
             "format": FORMAT,
-            "tasks": [*map(self._run, self._ledger.runs.values()), *map(self._seen, self._ledger.seen.items())],
+            "tasks": [*map(self._run, self._state.runs.values()), *map(self._seen, self._state.seen.items())],
             "out": out,
-            "err": err + "\n".join(self._ledger.errors),
+            "err": err + "\n".join(self._state.errors),
             "summary": {
-                "counts": dict(+self._ledger.counts),
-                "bytes": sum(run.fetched_bytes for run in self._ledger.runs.values()),
-                "elapsed_s": round(now - self._ledger.begun_s, 4),
+                "counts": dict(+self._state.counts),
+                "bytes": sum(run.fetched_bytes for run in self._state.runs.values()),
+                "elapsed_s": round(now - self._state.begun_s, 4),
                 "hosts": [
                     {"host": host, "files": files, "bytes": size, "seconds": round(seconds, 4)}
-                    for host, (files, size, seconds) in self._ledger.by_host().items()
+                    for host, (files, size, seconds) in self._state.by_host().items()
                 ],
                 "stores": [
                     {"store": store, "files": files, "bytes": size}
-                    for store, (files, size) in self._ledger.by_store().items()
+                    for store, (files, size) in self._state.by_store().items()
                 ],
                 "pushed": {
-                    "files": self._ledger.pushed.files,
-                    "bytes": self._ledger.pushed.size,
-                    "problems": list(self._ledger.pushed.problems),
+                    "files": self._state.pushed.files,
+                    "bytes": self._state.pushed.size,
+                    "problems": list(self._state.pushed.problems),
                 },
                 "failed_sources": [
                     {"role": role, "host": host, "files": len(reasons)}
-                    for (role, host), reasons in self._ledger.by_failed_source().items()
+                    for (role, host), reasons in self._state.by_failed_source().items()
                 ],
             },
         }
@@ -147,10 +134,10 @@ class JsonRenderer:
         )
 
     def _seen(self, seen: tuple[str, str]) -> dict[str, Any]:
-        note = self._ledger.notes.get(seen[0])
+        note = self._state.notes.get(seen[0])
         return (
             self._facts(seen[0], seen[1], "")
-            | self._output(self._ledger.outputs.get(seen[0], {}))
+            | self._output(self._state.outputs.get(seen[0], {}))
             | {
                 "started": None,
                 "elapsed": None,
@@ -162,7 +149,7 @@ class JsonRenderer:
         return {key: output.get(key) for key in ("path", "sha256", "size", "tree")}
 
     def _facts(self, name: str, outcome: str, message: str) -> dict[str, Any]:
-        actions = getattr(self._ledger.tasks.get(name), "actions", ())
+        actions = getattr(self._state.tasks.get(name), "actions", ())
         return {
             "name": name,
             "result": _RESULTS.get(outcome, "success"),

@@ -1,6 +1,7 @@
-"""Renderer for pipes and CI: one flushed line per event, no control characters except the markers of the CI.
+"""The choice of a renderer, and the renderer for pipes and CI.
 
-It keeps doit's own marks: `.  TASK` starts, `-- TASK` is up to date, `!! TASK` is ignored, `TaskFailed - taskid:TASK`.
+That one writes one flushed line per event, without control characters except the markers of the CI. It keeps doit's own
+marks: `.  TASK` starts, `-- TASK` is up to date, `!! TASK` is ignored, `TaskFailed - taskid:TASK`.
 """
 
 from __future__ import annotations
@@ -14,41 +15,49 @@ from typing import Any, Final, NamedTuple
 from tasks_lib.errors import escape_text
 from tasks_lib.progress import describe_wait
 from tasks_lib.ui.events import Event
-from tasks_lib.ui.output import Output, escaped_lines, painted
+from tasks_lib.ui.output import Output, OutputSettings, Renderer, escaped_lines, painted
 from tasks_lib.ui.run_state import RunState, TaskRun, host_of
 from tasks_lib.units import counted, format_duration, format_estimate, format_size
 
 #: Maximum number of up-to-date tasks that are listed: ten thousand would hide other lines. The summary counts all.
 MAX_UP_TO_DATE: Final = 100
+#: Terminals that cannot move their cursor.
+_DUMB: Final = frozenset({"", "dumb", "unknown"})
 #: Events without a line, of which there are several for each task.
 _UNSEEN: Final = frozenset({"advance", "done", "end"})
 #: Seconds between two lines about a running task: CI services stop a job that writes nothing for ten minutes.
 STILL_RUNNING_S: Final = 30.0
 
 
-class LinesRenderer:
+def create_renderer(kind: str, out: Output, state: RunState, output_settings: OutputSettings) -> Renderer:
+    """Return a renderer; `kind` is "auto", "live", "lines" or "quiet"."""
+    can_move = out.is_terminal and output_settings.terminal not in _DUMB
+    automatic = "always" if can_move else "never"
+    colour = automatic if output_settings.colour == "auto" else output_settings.colour
+    if can_move and (kind == "live" or (kind == "auto" and not output_settings.ci)):
+        from tasks_lib.ui.live import LiveRenderer  # rich is slow to import, needed only on a terminal
+
+        return LiveRenderer(out, state, colour=colour)
+    verbosity = "quiet" if kind == "quiet" else "all"
+    return LinesRenderer(out, state, ci=output_settings.ci, colour=colour, verbosity=verbosity)
+
+
+class LinesRenderer(Renderer):
     """Shows a run line by line; thread-safe."""
 
-    interval_s: Final = 1.0
+    interval_s = 1.0
 
-    def __init__(self, out: Output, ledger: RunState, *, ci: str, colour: str, chatter: str = "all") -> None:
+    def __init__(self, out: Output, state: RunState, *, ci: str, colour: str, verbosity: str = "all") -> None:
         """Create a renderer.
 
-        Args:
-            out: stream to write to.
-            ledger: state of the run.
-            ci: "github", "gitlab" or anything else.
-            colour: "always" or "never".
-            chatter: "all", or "quiet" for warnings and failures only.
+        `ci` is "github", "gitlab" or anything else; `colour` is "always" or "never"; `verbosity` is "all", or "quiet"
+        for warnings and failures only.
         """
-        self._out, self._ledger, self._ci, self._colour, self._chatter = out, ledger, ci, colour, chatter
+        self._out, self._state, self._ci, self._colour, self._chatter = out, state, ci, colour, verbosity
         self._lock = threading.Lock()
         self._named = 0
         self._open = False
-        self._told: dict[str, float] = {}
-
-    def begin(self) -> None:
-        """Do nothing: the first event writes the first line."""
+        self._announced_s: dict[str, float] = {}
 
     def on_event(self, event: Event) -> None:
         """Write the line of an event of a running task."""
@@ -66,7 +75,7 @@ class LinesRenderer:
 
     def ended(self, name: str, outcome: str, fail: Any, kept: str) -> None:
         """Write how a task ended."""
-        run = self._ledger.runs.get(name)
+        run = self._state.runs.get(name)
         if outcome == "failed":
             lines = [f"{fail.get_name()} - taskid:{escape_text(name)}", *escaped_lines(f"{fail.get_msg()}\n{kept}")]
             self._say("\n".join(lines) + "\n", "bad")
@@ -88,9 +97,9 @@ class LinesRenderer:
 
     def beat(self, now: float) -> None:
         """Write a line for each task that has been running for long, to show that it does not hang."""
-        for run in self._ledger.active():
-            if now - self._told.setdefault(run.name, run.start_s) >= STILL_RUNNING_S:
-                self._told[run.name] = now
+        for run in self._state.active():
+            if now - self._announced_s.setdefault(run.name, run.start_s) >= STILL_RUNNING_S:
+                self._announced_s[run.name] = now
                 self._say(f".. {escape_text(run.name)}: {describe_progress(run, now)}", "dim")
 
     def finish(self) -> None:
@@ -98,13 +107,13 @@ class LinesRenderer:
         if self._open:
             self._write(self._group_end())
         quiet = self._chatter == "quiet"
-        totals = summarize_totals(self._ledger, time.monotonic())
-        for line in summarize_store_problems(self._ledger) if quiet else totals:
+        totals = summarize_totals(self._state, time.monotonic())
+        for line in summarize_store_problems(self._state) if quiet else totals:
             self._write(self._styled(line))
-        for run, line in summarize_failures(self._ledger):
+        for run, line in summarize_failures(self._state):
             text = "" if quiet else self._styled(line)
             self._write(text + (self._annotation(run) if self._ci == "github" else ""))
-        for line in summarize_errors(self._ledger):
+        for line in summarize_errors(self._state):
             self._write(self._styled(line))
 
     def _styled(self, line: SummaryLine) -> str:
@@ -137,15 +146,11 @@ class LinesRenderer:
 
     def _annotation(self, run: TaskRun) -> str:
         """Return an annotation of the definition. Source: GitHub, "Setting an error message"; toolkit's escapes."""
-        place = str(_meta(self._ledger.tasks.get(run.name)).get("defined", ""))
+        place = str((getattr(self._state.tasks.get(run.name), "meta", None) or {}).get("defined", ""))
         file, _, line = place.rpartition(":")
         at = f"file={_escape_property(file)},line={line}," if file and line.isdigit() else ""
         text = "%0A".join(line.replace("%", "%25") for line in escaped_lines(run.message))
         return f"::error {at}title={_escape_property(escape_text(run.name))}::{text}\n"
-
-
-def _meta(task: Any) -> Mapping[str, Any]:
-    return getattr(task, "meta", None) or {}
 
 
 def _escape_property(text: str) -> str:
@@ -237,50 +242,50 @@ class SummaryLine(NamedTuple):
     tone: str = ""
 
 
-def summarize_totals(ledger: RunState, now: float) -> list[SummaryLine]:
+def summarize_totals(state: RunState, now: float) -> list[SummaryLine]:
     """Return the totals: counts with bytes and time, the next step after a stop, hosts, slowest tasks."""
-    if not ledger.counts:
+    if not state.counts:
         return []
-    fetched = sum(run.fetched_bytes for run in ledger.ended("fetched"))
+    fetched = sum(run.fetched_bytes for run in state.ended("fetched"))
     counts = []
     for outcome, label in OUTCOMES.items():
-        if number := ledger.counts[outcome]:
+        if number := state.counts[outcome]:
             counts.append(f"{number:,} {label}" + (f" ({format_size(fetched)})" if outcome == "fetched" else ""))
-    idle = "" if ledger.runs or ledger.counts["failed"] else "nothing to do"
-    failed = ledger.counts["failed"] or ledger.counts["stopped"]
+    idle = "" if state.runs or state.counts["failed"] else "nothing to do"
+    failed = state.counts["failed"] or state.counts["stopped"]
     tone = "bad" if failed else "good"
     text = ": ".join(filter(None, (idle, ", ".join(counts))))
-    lines = [SummaryLine(f"{text}; {format_duration(now - ledger.begun_s)}", tone)]
-    if ledger.counts["stopped"]:
+    lines = [SummaryLine(f"{text}; {format_duration(now - state.begun_s)}", tone)]
+    if state.counts["stopped"]:
         lines.append(SummaryLine("  run again to continue; partial downloads are resumed where possible", "dim"))
-    return [*lines, *_stores(ledger), *_hosts(ledger), *_failed_sources(ledger), *_slowest(ledger, now)]
+    return [*lines, *_stores(state), *_hosts(state), *_failed_sources(state), *_slowest(state, now)]
 
 
-def describe_stores(ledger: RunState) -> str:
+def describe_stores(state: RunState) -> str:
     """Return what came from and went to shared stores: `104 from store H (51 MB), 2 from origin, pushed 2`."""
-    stores, pushed = ledger.by_store(), ledger.pushed
+    stores, pushed = state.by_store(), state.pushed
     if not stores and not pushed.files:
         return ""
     words = [f"{files} from store {name} ({format_size(size)})" for name, (files, size) in stores.items()]
-    fetched = sum(run.source is not None and not run.source.store for run in ledger.ended("fetched"))
+    fetched = sum(run.source is not None and not run.source.store for run in state.ended("fetched"))
     words += [f"{fetched} from origin"] if fetched else []
     words += [f"pushed {pushed.files}"] if pushed.files else []
     return ", ".join(words)
 
 
-def _stores(ledger: RunState) -> list[SummaryLine]:
-    words = describe_stores(ledger)
+def _stores(state: RunState) -> list[SummaryLine]:
+    words = describe_stores(state)
     lines = [SummaryLine(f"  {escape_text(words)}", "dim")] if words else []
-    return lines + summarize_store_problems(ledger)
+    return lines + summarize_store_problems(state)
 
 
-def summarize_store_problems(ledger: RunState) -> list[SummaryLine]:
+def summarize_store_problems(state: RunState) -> list[SummaryLine]:
     """Return what could not be written to the stores; with `store_write=always` it is the reason of exit status 1."""
-    return [SummaryLine(f"  {problem}", "warn") for problem in ledger.pushed.problems[:_PROBLEMS]]
+    return [SummaryLine(f"  {problem}", "warn") for problem in state.pushed.problems[:_PROBLEMS]]
 
 
-def _failed_sources(ledger: RunState) -> list[SummaryLine]:
-    failed = ledger.by_failed_source()
+def _failed_sources(state: RunState) -> list[SummaryLine]:
+    failed = state.by_failed_source()
     lines = []
     for (role, host), reasons in list(failed.items())[:_HOSTS]:
         reason = shorten_reason(Counter(reasons).most_common(1)[0][0])
@@ -295,8 +300,8 @@ def _failed_sources(ledger: RunState) -> list[SummaryLine]:
     return lines
 
 
-def _hosts(ledger: RunState) -> list[SummaryLine]:
-    hosts = ledger.by_host()
+def _hosts(state: RunState) -> list[SummaryLine]:
+    hosts = state.by_host()
     lines = []
     for host, (files, size, seconds) in list(hosts.items())[:_HOSTS]:
         rate = f", {format_size(size / seconds)}/s{' each' if files > 1 else ''}" if seconds > 0 else ""
@@ -308,10 +313,10 @@ def _hosts(ledger: RunState) -> list[SummaryLine]:
     return lines
 
 
-def _slowest(ledger: RunState, now: float) -> list[SummaryLine]:
-    if now - ledger.begun_s < _SLOW_S:
+def _slowest(state: RunState, now: float) -> list[SummaryLine]:
+    if now - state.begun_s < _SLOW_S:
         return []
-    runs = sorted(ledger.ended("fetched", "made", "failed"), key=lambda run: run.start_s - run.end_s)[:_SLOWEST]
+    runs = sorted(state.ended("fetched", "made", "failed"), key=lambda run: run.start_s - run.end_s)[:_SLOWEST]
     slowest = []
     for run in runs:
         source = f" from {escape_text(run.source.url)}" if run.source else ""
@@ -319,14 +324,14 @@ def _slowest(ledger: RunState, now: float) -> list[SummaryLine]:
     return [SummaryLine(f"  slowest: {'; '.join(slowest)}", "dim")] if slowest else []
 
 
-def summarize_failures(ledger: RunState) -> list[tuple[TaskRun, SummaryLine]]:
+def summarize_failures(state: RunState) -> list[tuple[TaskRun, SummaryLine]]:
     """Return the failed tasks, each with its line of the summary; its message is in the lines above."""
-    failed = list(ledger.ended("failed"))[:_FAILURES]
+    failed = list(state.ended("failed"))[:_FAILURES]
     return [(run, SummaryLine(f"failed: {escape_text(run.name)}", "bad")) for run in failed]
 
 
-def summarize_errors(ledger: RunState) -> list[SummaryLine]:
+def summarize_errors(state: RunState) -> list[SummaryLine]:
     """Return the number of failures that the summary omits, and doit's own errors."""
-    left = ledger.counts["failed"] - _FAILURES
+    left = state.counts["failed"] - _FAILURES
     lines = [SummaryLine(f"and {counted(left, 'more failure')}; see the lines above", "bad")] if left > 0 else []
-    return lines + [SummaryLine(line, "bad") for error in ledger.errors for line in escaped_lines(error)]
+    return lines + [SummaryLine(line, "bad") for error in state.errors for line in escaped_lines(error)]

@@ -22,7 +22,7 @@ from rich.text import Text
 from tasks_lib.errors import escape_text
 from tasks_lib.ui.events import Event
 from tasks_lib.ui.lines import SummaryLine, summarize_errors, summarize_failures, summarize_totals
-from tasks_lib.ui.output import Output, escaped_lines
+from tasks_lib.ui.output import Output, Renderer, escaped_lines
 from tasks_lib.ui.run_state import IDLE_PHASES, RunState, TaskRun, host_of
 from tasks_lib.units import format_duration, format_estimate, format_size
 
@@ -46,14 +46,14 @@ _PHASE_LABELS: Final = {
 }
 
 
-class LiveRenderer:
+class LiveRenderer(Renderer):
     """Redraws a block of lines; thread-safe."""
 
-    interval_s: Final = 0.125  # eight frames a second: a display starts to look restless at ten
+    interval_s = 0.125  # eight frames a second: a display starts to look restless at ten
 
-    def __init__(self, out: Output, ledger: RunState, *, colour: str) -> None:
+    def __init__(self, out: Output, state: RunState, *, colour: str) -> None:
         """Create a renderer; `colour` is "always" or "never"."""
-        self._out, self._ledger = out, ledger
+        self._out, self._state = out, state
         self._console = Console(
             file=io.StringIO(),
             force_terminal=True,
@@ -85,7 +85,7 @@ class LiveRenderer:
             self._above([SummaryLine(f"{name}: {escape_text(str(event.facts['message']))}", "warn")])
         elif event.name == "skip":
             self._above([SummaryLine(f"{name}: skipped: {escape_text(str(event.facts['reason']))}", "warn")])
-        elif event.name == "start" and _owns_terminal(self._ledger.tasks.get(event.task)):
+        elif event.name == "start" and _owns_terminal(self._state.tasks.get(event.task)):
             with self._lock:
                 self._noisy.add(event.task)
                 self._erase()
@@ -96,9 +96,6 @@ class LiveRenderer:
         if outcome == "failed":
             lines = [f"{fail.get_name()} - taskid:{escape_text(name)}", *escaped_lines(f"{fail.get_msg()}\n{kept}")]
             self._above([SummaryLine(line, "bad") for line in lines])
-
-    def passed(self, name: str, outcome: str) -> None:
-        """Do nothing: the totals count the task."""
 
     def beat(self, now: float) -> None:
         """Draw a frame."""
@@ -114,9 +111,9 @@ class LiveRenderer:
                 proxy.finish()
             self._noisy.add("")  # no frame after this
             self._erase()
-            lines = summarize_totals(self._ledger, time.monotonic())
-            lines += [line for _, line in summarize_failures(self._ledger)]
-            self._out.write("".join(map(self._rendered, [*lines, *summarize_errors(self._ledger)])))
+            lines = summarize_totals(self._state, time.monotonic())
+            lines += [line for _, line in summarize_failures(self._state)]
+            self._out.write("".join(map(self._rendered, [*lines, *summarize_errors(self._state)])))
 
     # --- the block ------------------------------------------------------------------------------
 
@@ -150,7 +147,7 @@ class LiveRenderer:
 
     def _frame(self, now: float) -> str:
         width, height = self._size()
-        active = self._ledger.active()
+        active = self._state.active()
         shown = max(1, min(len(active), height - 3))
         rows = [self._row(run, now, width) for run in active[:shown]]
         if len(active) > shown:
@@ -215,15 +212,15 @@ class LiveRenderer:
         ]
 
     def _totals(self, now: float) -> Text:
-        counts, active = self._ledger.counts, self._ledger.active()
+        counts, active = self._state.counts, self._state.active()
         failed = counts["failed"]
         done = sum(counts.values()) - failed
         row = Text().append(f"{done:,} done", "green")
         if failed:
             row.append(f", {failed:,} failed", "red")
-        row.append(f", {len(active)} running, {max(0, self._ledger.waiting()):,} waiting")
-        have, wanted = self._ledger.bytes()
-        elapsed, rate = now - self._ledger.begun_s, self._ledger.rate(now)
+        row.append(f", {len(active)} running, {max(0, self._state.waiting()):,} waiting")
+        have, wanted = self._state.bytes()
+        elapsed, rate = now - self._state.begun_s, self._state.rate(now)
         if wanted:
             row.append(f"   {format_size(have)} of {format_size(wanted)}")
         row.append(f"   {format_duration(elapsed)}", "dim")

@@ -1,4 +1,4 @@
-"""Output stream of a renderer: flushed after each write; write errors do not end the run."""
+"""What every renderer has: its interface, and an output stream, on which write errors do not end the run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from tasks_lib.errors import escape_lines
+
+if TYPE_CHECKING:
+    from tasks_lib.ui.events import Event  # every command loads this module, but not that one
 
 
 class Output:
@@ -60,7 +63,31 @@ class Output:
                 os.close(nowhere)
 
 
-class TerminalInfo(NamedTuple):
+class Renderer:
+    """Shows a run; called from any thread, after the `RunState` is updated. `interval_s` is between two beats."""
+
+    interval_s: float
+
+    def begin(self) -> None:
+        """Start the display: doit has loaded its tasks."""
+
+    def on_event(self, event: Event) -> None:
+        """Show an event of a task."""
+
+    def ended(self, name: str, outcome: str, fail: Any, kept: str) -> None:
+        """Show that a task ended; `fail` is doit's failure or None, `kept` is output that was not shown yet."""
+
+    def passed(self, name: str, outcome: str) -> None:
+        """Show that a task did not run: it is up to date, ignored, or cannot run."""
+
+    def beat(self, now: float) -> None:
+        """Update the display at a time (monotonic seconds)."""
+
+    def finish(self) -> None:
+        """End the display: the run is over, for whatever reason."""
+
+
+class OutputSettings(NamedTuple):
     """Settings and environment of a reporter.
 
     Attributes:

@@ -246,11 +246,7 @@ class RunState:
     def end(self, name: str, at_s: float, outcome: str, message: str = "") -> str:
         """Record the end of a task; return its final outcome.
 
-        Args:
-            name: name of the task.
-            at_s: time of the end.
-            outcome: "failed", "stopped" or "success"; success becomes fetched, made, adopted or skipped.
-            message: why it failed.
+        The outcome is "failed", "stopped" or "success"; success becomes fetched, made, adopted or skipped.
         """
         with self._lock:
             run = self.runs.get(name)

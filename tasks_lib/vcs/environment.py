@@ -1,13 +1,17 @@
-"""Environment, ssh command and timeouts of git and hg. Both run without prompts."""
+"""What git and hg have in common: environment, ssh command, timeouts, directories; both run without prompts."""
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from tasks_lib.errors import ToolError, TransportError
 from tasks_lib.network import RepositorySettings
 from tasks_lib.subprocesses import Timeouts
+from tasks_lib.vcs.urls import display_url
 
 #: Variables that git and hg inherit; all others, in particular GIT_* and HG*, are removed.
 _INHERITED: Final = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "SSH_AUTH_SOCK")
@@ -15,6 +19,7 @@ _INHERITED: Final = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "SSH_AUTH_SOCK
 _PATIENCE: Final = 4
 #: Default timeout of one fetch in seconds: 50 GB at 7 MB/s.
 _TOTAL_S: Final = 7200.0
+WRITE_HINT: Final = "check the permissions and the free space of the cache"
 
 
 def inherited_environment(settings: RepositorySettings) -> dict[str, str]:
@@ -49,3 +54,33 @@ def ssh_command(settings: RepositorySettings, key: Path | None) -> str:
         options += ["IdentitiesOnly=yes", "IdentityAgent=none", "PasswordAuthentication=no"]
     words = ["ssh", *(word for option in options for word in ("-o", option))]
     return shlex.join([*words, *(["-i", str(key)] if key is not None else [])])
+
+
+def prepare_directory(directory: Path, leftovers: Iterable[Path]) -> None:
+    """Create the directory of a repository; remove what a killed process left: this process holds the lock.
+
+    Raises:
+        ToolError: the directory cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for left in leftovers:
+            left.unlink(missing_ok=True)
+    except OSError as error:
+        raise ToolError(f"cannot write to {directory}: {error.strerror or error}", hint=WRITE_HINT) from error
+
+
+@contextlib.contextmanager
+def transferring(url: str) -> Iterator[None]:
+    """Report a program that hung or wrote too much as a failed transfer, which may succeed later.
+
+    Raises:
+        TransportError: it did.
+        ToolError: it is not installed.
+    """
+    try:
+        yield
+    except ToolError as error:
+        if "is not installed" in str(error):
+            raise
+        raise TransportError(f"{display_url(url)}: {error.message}", transient=True) from error

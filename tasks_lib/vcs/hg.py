@@ -23,7 +23,14 @@ from tasks_lib.errors import (
 from tasks_lib.network import RepositorySettings, format_trust_hint
 from tasks_lib.progress import Progress
 from tasks_lib.subprocesses import Completed, Invocation, Timeouts, last_line, run, stream_output
-from tasks_lib.vcs.environment import fetch_bounds, inherited_environment, ssh_command
+from tasks_lib.vcs.environment import (
+    WRITE_HINT,
+    fetch_bounds,
+    inherited_environment,
+    prepare_directory,
+    ssh_command,
+    transferring,
+)
 from tasks_lib.vcs.urls import display_url, redact_query, scheme_of
 
 #: Permanent errors, which a retry does not fix. Source: messages of Mercurial 5 and 6, OpenSSH.
@@ -72,12 +79,8 @@ class HgRepository:
             )
         self._prepare(progress)
         progress.phase("connect", url=display_url(url))
-        try:
+        with transferring(url):
             done = run(self._command(["pull", "--rev", changeset, "--", url], key), progress)
-        except ToolError as error:
-            if "is not installed" in str(error):
-                raise
-            raise TransportError(f"{display_url(url)}: {error.message}", transient=True) from error
         if done.status:
             raise _failure(url, done, self._settings)
         self._marker(changeset).parent.mkdir(exist_ok=True)
@@ -92,7 +95,10 @@ class HgRepository:
             ToolError, CancelledError: as `fetch`.
         """
         if not _NAME.fullmatch(name):
-            raise TransportError(f"invalid name {escape_text(name[:60])!r} of a tag")
+            raise TransportError(
+                f"invalid name {escape_text(name[:60])!r} of a tag",
+                hint="use letters, digits, '.', '_', '/', '+' or '-'",
+            )
         self._prepare(progress)
         words = ["identify", "--debug", "--id", f"--rev={name}", "--", url]  # --debug: the whole id
         done = run(self._command(words, key), progress)
@@ -101,7 +107,10 @@ class HgRepository:
             raise _failure(url, done, self._settings)
         found = next((line for line in lines if re.fullmatch("[0-9a-f]{40}", line)), "")
         if not found:
-            raise TransportError(f"{display_url(url)} did not name the changeset of {escape_text(name)}")
+            raise TransportError(
+                f"{display_url(url)} did not name the changeset of {escape_text(name)}",
+                hint="check the name with `hg identify --id --rev NAME URL`",
+            )
         return found
 
     def forget(self) -> None:
@@ -117,7 +126,11 @@ class HgRepository:
         """
         if not run(self._command(["files", "--rev", changeset, "path:.hgsub"]), progress).status:
             raise UnsupportedArchiveError(
-                archive=name, reason="has subrepositories", code="SUBREPOSITORIES", entry=b".hgsub"
+                archive=name,
+                reason="has subrepositories",
+                code="SUBREPOSITORIES",
+                entry=b".hgsub",
+                hint="define each of them, and put them in place in a toolchain",
             )
         words = ["archive", "--rev", changeset, "--type", "tar", "--prefix", TOP, "--no-decode", "-"]
         with stream_output(self._command(words), progress) as stream:
@@ -129,19 +142,16 @@ class HgRepository:
                 raise stream.failure(f"did not create an archive of {changeset}")
 
     def _prepare(self, progress: Progress) -> None:
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            # left by a killed process: this process holds the lock of the repository
-            for lock in ("wlock", "store/lock"):
-                (self.directory / ".hg" / lock).unlink(missing_ok=True)
-        except OSError as error:
-            raise ToolError(f"cannot write to {self.directory}: {error.strerror or error}") from error
+        prepare_directory(self.directory, (self.directory / ".hg" / lock for lock in ("wlock", "store/lock")))
         if (self.directory / ".hg" / "store" / "journal").exists():
             run(self._command(["recover", "--no-verify"]), progress)
         if not (self.directory / ".hg" / "requires").is_file():
             done = run(self._command(["init"]), progress)
             if done.status:
-                raise ToolError(f"hg cannot create a repository in {self.directory}: {_said(done)}")
+                raise ToolError(
+                    f"hg cannot create a repository in {self.directory}: {_said(done)}",
+                    hint=WRITE_HINT,
+                )
 
     def _command(self, words: Sequence[str], key: Path | None = None) -> Invocation:
         """Return the command line and environment of hg. Source: hg help environment, hg help config."""

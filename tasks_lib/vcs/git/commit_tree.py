@@ -61,11 +61,8 @@ class Listing:
 def read_commit_tree(objects: Objects, commit: str, *, name: str, limits: Limits) -> Listing:
     """Return the entries of a commit, verified from its id down.
 
-    Args:
-        objects: reader of its repository.
-        commit: full commit id.
-        name: name of the archive, for error messages.
-        limits: limits for the number of entries, and for the bytes of their paths, in all directories.
+    `name` is that of the archive, for messages. The limits are those of the number of entries, and of the bytes of
+    their paths, in all directories.
 
     Raises:
         DigestMismatchError, ToolError: as `Objects.small`.
@@ -116,10 +113,12 @@ def read_commit_tree(objects: Objects, commit: str, *, name: str, limits: Limits
 def _check_size(count: int, size: int, limits: Limits, name: str) -> None:
     if count > limits.max_entries:
         reason = f"more entries than max-entries {limits.max_entries}"
-        raise ArchiveLimitError(archive=name, reason=reason, code="TOO_MANY_ENTRIES")
+        hint = "set FETCH_MAX_ENTRIES to a larger number, if you trust this repository"
+        raise ArchiveLimitError(archive=name, reason=reason, code="TOO_MANY_ENTRIES", hint=hint)
     if size > limits.max_names_bytes:
         reason = f"paths of more than max-names-bytes {limits.max_names_bytes} in total"
-        raise ArchiveLimitError(archive=name, reason=reason, code="NAMES_TOO_LARGE")
+        hint = "set FETCH_MAX_NAMES_BYTES to a larger number, if you trust this repository"
+        raise ArchiveLimitError(archive=name, reason=reason, code="NAMES_TOO_LARGE", hint=hint)
 
 
 def _head(content: bytes, commit: str, name: str) -> tuple[str, tuple[str, ...]]:

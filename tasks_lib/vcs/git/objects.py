@@ -42,7 +42,7 @@ class AnnotatedTagError(ToolError):
         digits = len(identity)
         found = re.match(rb"object ([0-9a-f]{%d})\ntype (commit|tag)\ntag ([^\n]*)\n" % digits, content)
         if found is None:
-            raise ToolError(f"{identity} is a tag, but not of a commit")
+            raise ToolError(f"{identity} is a tag, but not of a commit", hint="pin the id of a commit")
         target, kind, name = found[1].decode(), found[2].decode(), escape_text(found[3][:100])
         return cls(
             f"{identity} is the id of the annotated tag {name!r}, not of a commit",
@@ -147,7 +147,7 @@ def _size(stream: OutputStream, kind: str, identity: str) -> int:
     if (actual, kind) == ("tag", "commit") and size <= MAX_SMALL:
         raise AnnotatedTagError.of(identity, _whole(stream, "tag", identity, size))
     if actual != kind:
-        raise ToolError(f"{identity} is a {actual}, not a {kind}")
+        raise ToolError(f"{identity} is a {actual}, not a {kind}", hint="pin the id of a commit")
     return size
 
 

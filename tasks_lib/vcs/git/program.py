@@ -48,13 +48,9 @@ def git_command(
 ) -> Invocation:
     """Return the invocation of git for the bare repository `directory`.
 
-    Args:
-        settings: settings of this run.
-        directory: the only repository that git reads.
-        words: the subcommand and its arguments.
-        scheme: the only transport that git may use, also after redirects; "http" includes https, "" means none.
-        key: private key for ssh; None lets ssh choose.
-        beside: additional object directory (git: alternate); nothing else of its repository is read.
+    `scheme` is the only transport that git may use, also after redirects; "http" includes https, "" means none. `key`
+    is a private key for ssh; without it ssh chooses. `beside` is an additional object directory (git: alternate);
+    nothing else of its repository is read.
     """
     config = [word for one in _CONFIG for word in ("-c", one)]
     return Invocation(

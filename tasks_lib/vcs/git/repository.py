@@ -30,6 +30,7 @@ from tasks_lib.progress import Progress
 from tasks_lib.retry import is_rate_limit
 from tasks_lib.subprocesses import Completed, last_line, run
 from tasks_lib.units import format_size, parse_size
+from tasks_lib.vcs.environment import WRITE_HINT, prepare_directory, transferring
 from tasks_lib.vcs.git.commit_tree import read_commit_tree
 from tasks_lib.vcs.git.objects import Objects
 from tasks_lib.vcs.git.program import LOCAL_SERVER, HttpTrace, git_command, http_trace
@@ -73,11 +74,7 @@ class GitRepository:
     def fetch(self, url: str, commit: str, progress: Progress, *, key: Path | None = None) -> None:
         """Fetch only the commit, or everything if the server does not serve a commit by its id.
 
-        Args:
-            url: a URL that `urls.check_url` accepted.
-            commit: full commit id.
-            progress: receives the number of received bytes.
-            key: private key for ssh.
+        `urls.check_url` accepted the URL. Without a `key`, ssh chooses one.
 
         Raises:
             TransportError: the server did not send it; `transient` tells whether to try again.
@@ -133,7 +130,9 @@ class GitRepository:
         for ref in (f"refs/tags/{name}^{{}}", f"refs/tags/{name}", f"refs/heads/{name}", f"{name}^{{}}", name):
             if ref in found:
                 return str(found[ref])
-        raise TransportError(f"{display_url(url)} has no branch or tag called {escape_text(name)}")
+        raise TransportError(
+            f"{display_url(url)} has no branch or tag called {escape_text(name)}", hint="`git ls-remote URL` lists them"
+        )
 
     def list_refs(
         self, url: str, patterns: Sequence[str], progress: Progress, *, key: Path | None = None
@@ -158,19 +157,16 @@ class GitRepository:
         return {name: commit for commit, _, name in (line.partition("\t") for line in lines) if name}
 
     def _prepare(self, commit: str, progress: Progress) -> None:
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            # left by a killed process: this process holds the lock of the repository
-            for left in _leftovers(self.directory):
-                left.unlink(missing_ok=True)
-        except OSError as error:
-            raise ToolError(f"cannot write to {self.directory}: {error.strerror or error}") from error
+        prepare_directory(self.directory, _leftovers(self.directory))
         if (self.directory / "HEAD").is_file() and (self.directory / "objects").is_dir():
             return
         form = [] if len(commit) == 40 else ["--object-format=sha256"]  # git before 2.29 supports only SHA-1
         done = self._plain(["init", "--quiet", "--bare", "--template=", *form], progress)
         if done.status:
-            raise ToolError(f"git cannot create a repository in {self.directory}: {last_line(done.errors)}")
+            raise ToolError(
+                f"git cannot create a repository in {self.directory}: {last_line(done.errors)}",
+                hint=WRITE_HINT,
+            )
 
     def _plain(self, words: Sequence[str], progress: Progress) -> Completed:
         return run(git_command(self._settings, self.directory, words), progress)
@@ -188,12 +184,8 @@ class GitRepository:
             trace.bound()
 
         received = _ProgressReader(progress)
-        try:
+        with transferring(url):
             return run(call, progress, on_errors=received.line, look=look)
-        except ToolError as error:
-            if "is not installed" in str(error):
-                raise
-            raise TransportError(f"{display_url(url)}: {error.message}", transient=True) from error
 
     def _check_size(self) -> None:
         """Raise TransportError if the received data exceeds the size limit."""

@@ -50,11 +50,7 @@ def read_submodules(
 ) -> Iterator[Submodule]:
     """Yield the submodules of a commit.
 
-    Args:
-        listing: entries of the parent.
-        context: the parent; relative URLs are resolved against its URL.
-        objects: reader of the repository of the parent.
-        progress: receives a warning for each directory that stays empty.
+    Relative URLs are resolved against that of the parent, `context`. A directory that stays empty is a warning.
 
     Raises:
         UnsafeEntryError: the name, path or URL of a submodule is rejected.
@@ -73,7 +69,9 @@ def read_submodules(
         return
     content = next(objects.small("blob", [identity]))
     if len(content) > _MAX_SETTINGS:
-        raise ToolError(f"{context.archive}: .gitmodules is larger than {format_size(_MAX_SETTINGS)}")
+        raise ToolError(
+            f"{context.archive}: .gitmodules is larger than {format_size(_MAX_SETTINGS)}", hint="leave submodules out"
+        )
     by_path = {fields.get("path", "").rstrip("/"): (name, fields) for name, fields in _read(content, context, progress)}
     for link in listing.gitlinks:
         name, fields = by_path.get(link.path.decode("utf-8", "surrogateescape"), ("", {}))
@@ -85,7 +83,10 @@ def _read(content: bytes, context: Superproject, progress: Progress) -> Iterator
     words = ["config", "--file", "-", "--no-includes", "--null", "--list"]
     done = run(git_command(context.settings, context.directory, words), progress, input=content)
     if done.status:
-        raise ToolError(f"cannot read .gitmodules: {last_line(done.errors)}")
+        raise ToolError(
+            f"cannot read .gitmodules: {last_line(done.errors)}",
+            hint="check it with `git config --file .gitmodules --list`, or leave submodules out",
+        )
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for item in done.output.decode("utf-8", "surrogateescape").split("\0"):
         key, _, value = item.partition("\n")

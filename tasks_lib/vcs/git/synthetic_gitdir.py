@@ -47,12 +47,7 @@ def gitdir_files(
 ) -> Iterator[Piece]:
     """Yield the files of the repository of a commit; for a submodule, also the file `.git` of its working tree.
 
-    Args:
-        listing: entries of the commit.
-        submodules: submodules of the commit, which are marked as active.
-        place: paths of the repository and of the working tree.
-        objects: reader of its repository.
-        spool: temporary file to which the pack is appended and from which it is read.
+    The submodules are marked as active. The pack is appended to `spool`, a temporary file, and read from it.
 
     Raises:
         MissingObjectError, DigestMismatchError, ToolError: as `Objects`.
