@@ -19,13 +19,12 @@ from tasks_lib.debian.lock import (
     LockedIndex,
     LockedPackage,
     LockedRelease,
-    definition_digest,
     parse_lock,
     read_lock,
     read_lock_text,
     require_current,
 )
-from tasks_lib.debian.repository import REPOSITORY_VERSION, write_repository
+from tasks_lib.debian.repository import write_repository
 from tasks_lib.definitions import Debian, Fetch
 from tasks_lib.definitions.debian_fields import SNAPSHOT_ID
 from tasks_lib.digest import Digest
@@ -163,7 +162,7 @@ def load_lock(context: Context, source: Debian, artifact: Artifact) -> Lock:
         reason = f"{escape_text(source.lock_file)} lacks the suite {escape_text(min(missing))!r}"
         raise LockMismatchError(reason, hint=UPDATE)
     digest = Digest.sha256(hashlib.sha256(text).hexdigest())
-    if packages_key(source, digest, context.writer_version) != artifact.key:
+    if recipe.packages_key(source, digest, version=context.writer_version) != artifact.key:
         raise LockStaleError(f"{escape_text(source.lock_file)} changed during this run", hint="run the command again")
     return lock
 
@@ -254,9 +253,3 @@ def _bases(source: Debian, release: LockedRelease) -> list[str]:
         )
     moment = source.snapshot or release.date.replace("-", "").replace(":", "")
     return list(dict.fromkeys(uri.replace(SNAPSHOT_ID, moment) for uri in (suite.uri, suite.snapshots) if uri))
-
-
-def packages_key(source: Debian, lock: Digest, writer_version: str) -> str:
-    """Return the key of the repository of a definition, given the digest of its lock."""
-    version = f"{REPOSITORY_VERSION}.{writer_version}"
-    return recipe.packages_key(definition_digest(source), lock, version=version)

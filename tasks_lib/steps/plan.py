@@ -283,9 +283,7 @@ class Plan:
             made = self._artifact(fetch.name, key, f"{fetch.name}.commit", task, integrity)
             return msgspec.structs.replace(made, link=None)
         if isinstance(source, Debian):
-            from tasks_lib.steps.debian import packages_key  # slow to import, needed only for packages
-
-            key = packages_key(source, self.files.digest_of(source.lock_file), self.writer_version)
+            key = recipe.packages_key(source, self.files.digest_of(source.lock_file), version=self.writer_version)
             return self._artifact(fetch.name, key, source.artifact_name, task)
         if isinstance(source, DebianSource):
             key = recipe.source_package_key(source, version=self.writer_version)
