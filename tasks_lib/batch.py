@@ -32,7 +32,7 @@ from tasks_lib.progress import FailedSource
 from tasks_lib.recipe import Host
 from tasks_lib.settings import Settings
 from tasks_lib.steps import Artifact, Plan
-from tasks_lib.steps.plan import list_key_files
+from tasks_lib.steps.definition_types import list_read_files
 from tasks_lib.store.fleet import Fleet, State
 from tasks_lib.store.records import ANY_PLATFORM
 from tasks_lib.store.upload import Uploads, make_record
@@ -116,11 +116,8 @@ def make_batch(
         batch.fetches.append(encode(fetch))
         if isinstance(fetch.source, StaticUrl):
             _add_headers(batch, fetch.name, headers.get(fetch.name, ()) if fetch.source.headers else ())
-        if isinstance(fetch.source, StaticUrl | DebianSource):
-            for path in list_key_files(fetch.source):
-                _add_key_file(batch, fetch.name, path)
-        elif isinstance(fetch.source, Debian):
-            _add_key_file(batch, fetch.name, fetch.source.lock_file)
+        for path in list_read_files(fetch.source):
+            _add_key_file(batch, fetch.name, path)
     return msgspec.msgpack.encode(batch)
 
 

@@ -21,7 +21,7 @@ from tasks_lib.graph.index import IndexPaths
 from tasks_lib.graph.names import GROUPS
 from tasks_lib.platforms import ALL
 from tasks_lib.steps import Artifact, Delivery, Plan
-from tasks_lib.steps.plan import list_read_files
+from tasks_lib.steps.definition_types import list_read_files
 
 Task = dict[str, Any]
 

@@ -34,9 +34,9 @@ from tasks_lib.pins.workspace import Workspace, editing, key_path, read_text, wr
 from tasks_lib.pins.yaml_spans import KeyPath
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.steps.commit import commit_archive
-from tasks_lib.steps.plan import list_key_files
-from tasks_lib.steps.request_headers import request_headers
+from tasks_lib.steps.definition_types import list_read_files
 from tasks_lib.steps.signatures import verify_signatures
+from tasks_lib.steps.static_url import request_headers
 
 #: Keys of `fetch:` whose text may hold the version, beside `url` and `mirrors`.
 _VERSIONED: Final[tuple[KeyPath, ...]] = (
@@ -310,7 +310,7 @@ def _digest_keys(source: StaticUrl) -> dict[str, Digest]:
         SignatureError: one cannot be read.
     """
     found = {}
-    for path in list_key_files(source):
+    for path in list_read_files(source):
         try:
             found[path] = Digest.sha256(hashlib.sha256(Path(path).read_bytes()).hexdigest())
         except OSError as error:

@@ -8,8 +8,8 @@ from tasks_lib.context import Context
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import TreeError
 from tasks_lib.fs.atomic import replace_symlink
+from tasks_lib.steps.builds import Artifact
 from tasks_lib.steps.checks import find_integrity, is_linked
-from tasks_lib.steps.plan import Artifact
 
 
 def publish(context: Context, integrity: Integrity, artifact: Artifact) -> None:

@@ -20,7 +20,10 @@ from tasks_lib.digest import Integrity
 from tasks_lib.errors import DigestMismatchError, UnsafeEntryError
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
-from tasks_lib.steps.repository_access import RepositoryAccess, open_repositories
+from tasks_lib.steps.artifacts import publish_from_cache
+from tasks_lib.steps.builds import Artifact
+from tasks_lib.steps.definition_types import DefinitionSteps, commit_record
+from tasks_lib.steps.repository_access import RepositoryAccess, open_repositories, repository_names
 from tasks_lib.steps.shared_results import adopt_shared_result, share_result
 from tasks_lib.store.records import ANY_PLATFORM
 from tasks_lib.vcs import git, hg
@@ -243,21 +246,57 @@ def _find_archive(context: Context, source: Git | Hg) -> Integrity | None:
     return result.integrity if result is not None and context.cache.has(result.integrity) else None
 
 
-def fetch_commit(context: Context, source: Git | Hg, progress: Progress) -> None:
-    """Fetch the commit and its submodules into the cache, unless the cache has their archive.
+class _Commit(DefinitionSteps[Git | Hg]):
+    """The steps of one commit."""
 
-    Raises:
-        TransportError: a commit cannot be fetched.
-        ToolError, ArchiveError, IntegrityError, CacheUnavailableError, CancelledError: as `commit_archive`.
-    """
-    if _find_archive(context, source) is not None:
-        return
-    key = recipe.repository_key(source, version=context.writer_version)
-    with context.cache.lock(key, progress):
-        is_held = adopt_shared_result(context, key, source.artifact_name, ANY_PLATFORM, progress)
-    if not is_held:
-        with open_repositories(context, source, progress) as one:
-            _create_work(one).parts()
+    is_shared = False  # the record of a commit is made from its definition
+
+    def fetch(self, artifact: Artifact, progress: Progress) -> None:
+        """Fetch the commit and its submodules, unless the cache has their archive, and publish the commit's record.
+
+        Raises:
+            TransportError: a commit cannot be fetched.
+            ToolError, ArchiveError, IntegrityError, CacheUnavailableError, CancelledError: as `commit_archive`.
+        """
+        cache = self.context.cache
+        if _find_archive(self.context, self.source) is None:
+            with cache.lock(self._key, progress):
+                is_held = adopt_shared_result(
+                    self.context, self._key, self.source.artifact_name, ANY_PLATFORM, progress
+                )
+            if not is_held:
+                with open_repositories(self.context, self.source, progress) as one:
+                    _create_work(one).parts()
+        with cache.writer() as writer:
+            writer.write(commit_record(self.source))
+            writer.commit(artifact.integrity)
+        publish_from_cache(self.context, artifact)
+
+    @property
+    def _key(self) -> str:
+        return recipe.repository_key(self.source, version=self.context.writer_version)
+
+    def repack(self, artifact: Artifact, progress: Progress) -> None:
+        """Write the archive of the commit, and publish it.
+
+        Raises:
+            TransportError, ToolError, ArchiveError, IntegrityError, CacheError, CancelledError: as `commit_archive`.
+        """
+        commit_archive(self.context, self.source, progress)
+        publish_from_cache(self.context, artifact)
+
+    def needs_network(self, artifact: Artifact) -> bool:
+        """Return whether neither the cache, a local repository nor a local store has the commit."""
+        del artifact
+        is_here = self.source.repo.startswith("file:") or _find_archive(self.context, self.source) is not None
+        return not (is_here or self.has_local(None, self._key))
+
+    def list_repositories(self) -> set[str]:
+        """Return the names of the repositories of the commit and its submodules."""
+        return repository_names(self.context, self.source)
+
+
+STEPS: Final = _Commit
 
 
 def commit_archive(context: Context, source: Git | Hg, progress: Progress, *, ssh_key: str = "") -> Integrity:

@@ -39,9 +39,9 @@ from tasks_lib.errors import (
 from tasks_lib.fs.local_urls import is_local_file
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import publish_from_cache
-from tasks_lib.steps.checks import find_integrity
+from tasks_lib.steps.builds import Artifact
+from tasks_lib.steps.definition_types import DefinitionSteps
 from tasks_lib.steps.members import Member, obtain_members, obtaining
-from tasks_lib.steps.plan import Artifact
 from tasks_lib.steps.shared_results import adopt_shared_result, share_result
 from tasks_lib.store.records import ANY_PLATFORM
 
@@ -49,25 +49,54 @@ from tasks_lib.store.records import ANY_PLATFORM
 _CHUNK: Final = 1 << 20
 
 
-def fetch_packages(context: Context, definition: Fetch, source: Debian, artifact: Artifact, progress: Progress) -> None:
-    """Fetch the packages of a definition, make the repository, and publish it.
+class _Packages(DefinitionSteps[Debian]):
+    """The steps of one definition of packages, whose members are the indexes and packages that the lock names."""
 
-    Raises:
-        LockStaleError: there is no lock, or it was made for another state of the definition.
-        LockMismatchError, UnsafePathError: the lock is damaged, or an index has other values.
-        IndexDigestError: no source has an index as the lock names it, but one has another.
-        AllSourcesFailedError, OfflineError: an index or a package has no source.
-        ArchiveError: the repository exceeds a limit of the archives.
-        CacheUnavailableError, CancelledError: as in every step.
-    """
-    if publish_from_cache(context, artifact):
-        return
-    with context.cache.lock(artifact.key, progress, artifact.path.name):
+    def fetch(self, artifact: Artifact, progress: Progress) -> None:
+        """Fetch the packages, make the repository, and publish it.
+
+        Raises:
+            LockStaleError: there is no lock, or it was made for another state of the definition.
+            LockMismatchError, UnsafePathError: the lock is damaged, or an index has other values.
+            IndexDigestError: no source has an index as the lock names it, but one has another.
+            AllSourcesFailedError, OfflineError: an index or a package has no source.
+            ArchiveError: the repository exceeds a limit of the archives.
+            CacheUnavailableError, CancelledError: as in every step.
+        """
+        context = self.context
         if publish_from_cache(context, artifact):
             return
-        if not adopt_shared_result(context, artifact.key, artifact.path.name, ANY_PLATFORM, progress):
-            _make_repository(context, definition, source, artifact, progress)
-        publish_from_cache(context, artifact)
+        with context.cache.lock(artifact.key, progress, artifact.path.name):
+            if publish_from_cache(context, artifact):
+                return
+            if not adopt_shared_result(context, artifact.key, artifact.path.name, ANY_PLATFORM, progress):
+                _make_repository(context, self.definition, self.source, artifact, progress)
+            publish_from_cache(context, artifact)
+
+    def list_members(self, directory: Path) -> list[Member]:
+        """Return the indexes and packages, [] if there is no lock that can be read."""
+        try:
+            lock = read_lock(directory / self.source.lock_file)
+            indexes = list_index_members(self.source, lock)
+            return [*indexes.values(), *list_package_members(self.source, lock).values()]
+        except FetchError:
+            return []  # the step reports it
+
+    def needs_network(self, artifact: Artifact) -> bool:
+        """Return whether something that the repository is made of is available only from the network."""
+        if self.has_local(None, artifact.key):
+            return False
+        return any(map(self._is_remote, self.list_members(Path())))
+
+    def _is_remote(self, member: Member) -> bool:
+        if self.context.cache.has(member.integrity):
+            return False
+        if any(map(is_local_file, member.request(self.context, self.definition).allowed)):
+            return False
+        return not self.has_local(member.integrity, "")
+
+
+STEPS: Final = _Packages
 
 
 def _make_repository(
@@ -165,34 +194,6 @@ def load_lock(context: Context, source: Debian, artifact: Artifact) -> Lock:
     if recipe.packages_key(source, digest, version=context.writer_version) != artifact.key:
         raise LockStaleError(f"{escape_text(source.lock_file)} changed during this run", hint="run the command again")
     return lock
-
-
-def list_members(source: Debian, directory: Path) -> list[Member]:
-    """Return the indexes and packages of a definition, [] if it has no lock that can be read.
-
-    `directory` is that to which the path of the lock is relative.
-    """
-    try:
-        lock = read_lock(directory / source.lock_file)
-        return [*list_index_members(source, lock).values(), *list_package_members(source, lock).values()]
-    except FetchError:
-        return []  # the step reports it
-
-
-def needs_packages(context: Context, definition: Fetch, source: Debian, artifact: Artifact) -> bool:
-    """Return whether the repository, or something that it is made of, is available only from the network."""
-    made = find_integrity(context, artifact)
-    if made is not None and context.cache.has(made):
-        return False
-    if context.fleet is not None and context.fleet.has_local(None, artifact.key):
-        return False
-    return any(_needs_network(context, definition, one) for one in list_members(source, Path()))
-
-
-def _needs_network(context: Context, definition: Fetch, member: Member) -> bool:
-    if context.cache.has(member.integrity) or any(map(is_local_file, member.request(context, definition).allowed)):
-        return False
-    return context.fleet is None or not context.fleet.has_local(member.integrity, "")
 
 
 def load_packages(source: Debian) -> list[tuple[LockedPackage, str, tuple[str, ...]]]:

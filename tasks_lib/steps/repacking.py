@@ -6,11 +6,12 @@ from tasks_lib.archive import Reshape, detect_format
 from tasks_lib.archive import repack as repack_archive
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
-from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
+from tasks_lib.definitions import Fetch, StaticUrl
 from tasks_lib.errors import UnsupportedArchiveError
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import publish_from_cache
-from tasks_lib.steps.plan import Artifact
+from tasks_lib.steps.builds import Artifact
+from tasks_lib.steps.definition_types import load_steps
 from tasks_lib.steps.shared_results import adopt_shared_result, share_result
 from tasks_lib.store.records import ANY_PLATFORM
 
@@ -25,13 +26,10 @@ def repack(context: Context, definition: Fetch, origin: Artifact, artifact: Arti
         TransportError, ToolError, IntegrityError: for a commit, as `commit_archive`.
     """
     source = definition.source
-    if isinstance(source, Git | Hg):
-        from tasks_lib.steps.commit import commit_archive  # slow to import, needed only for commits
-
-        commit_archive(context, source, progress)
-        publish_from_cache(context, artifact)
+    if not isinstance(source, StaticUrl):
+        load_steps(context, definition).repack(artifact, progress)
         return
-    if origin.integrity is None or not isinstance(source, StaticUrl):
+    if origin.integrity is None:
         raise AssertionError("the definition of a download has its integrity")
     if publish_from_cache(context, artifact):  # needs no lock, which a read-only cache does not offer
         return

@@ -24,7 +24,7 @@ from tasks_lib.formats import SINGLE, UNPACKED_VERSION, format_from_name
 from tasks_lib.fs.copying import can_clone
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
-from tasks_lib.steps.plan import Delivery
+from tasks_lib.steps.builds import Delivery
 from tasks_lib.tree.cached_tree import CachedTree, DamagedTreeError, write_cached_tree
 from tasks_lib.tree.extraction import Extraction
 

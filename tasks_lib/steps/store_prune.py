@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
-from functools import partial
 from typing import Final, NamedTuple
 
+from tasks_lib.context import Context
 from tasks_lib.errors import StoreError, StoreRefusedError
 from tasks_lib.steps.plan import Plan
-from tasks_lib.steps.source_package import list_stored_files
 from tasks_lib.steps.transfer import list_shared_items
 from tasks_lib.store import EMPTY, MAX_RECORD_BYTES, Store, StoredItem, blob_key, record_key
 from tasks_lib.store.records import parse_record
@@ -25,7 +24,7 @@ class StorePruning(NamedTuple):
     kept: int
 
 
-def prune_store(store: Store, plan: Plan | None, before_s: float, *, dry_run: bool) -> StorePruning:
+def prune_store(context: Context, store: Store, plan: Plan | None, before_s: float, *, dry_run: bool) -> StorePruning:
     """Delete what was written before a time (seconds since the epoch), except for what a plan needs and the empty blob.
 
     Raises:
@@ -33,7 +32,7 @@ def prune_store(store: Store, plan: Plan | None, before_s: float, *, dry_run: bo
     """
     if not (store.can_list and store.can_write):
         raise StoreRefusedError(f"store {store.address.name} cannot list what it holds", store=store.address.name)
-    kept_keys = {EMPTY} | (_needed(store, plan) if plan is not None else set())
+    kept_keys = {EMPTY} | (_needed(context, store, plan) if plan is not None else set())
     items = list(store.list())
     going = [one for one in items if one.modified_s < before_s and one.key not in kept_keys]
     if not dry_run:
@@ -44,12 +43,11 @@ def prune_store(store: Store, plan: Plan | None, before_s: float, *, dry_run: bo
     return StorePruning(going, len(items) - len(going))
 
 
-def _needed(store: Store, plan: Plan) -> set[str]:
+def _needed(context: Context, store: Store, plan: Plan) -> set[str]:
     """Return the keys of everything that the definitions reach: content, records, and the content that those name."""
     definitions = plan.definitions
     needed: set[str] = set()
-    list_files = partial(list_stored_files, store)
-    for item in list_shared_items(plan, definitions.fetches, definitions.toolchains, list_files=list_files):
+    for item in list_shared_items(context, plan, definitions.fetches, definitions.toolchains, store=store):
         needed.add(record_key(item.key))
         needed.update([blob_key(item.integrity.digest.hex)] if item.integrity is not None else _named(store, item.key))
     return needed

@@ -15,6 +15,7 @@ from tasks_lib.fs.locks import locked
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import publish, publish_from_cache
 from tasks_lib.steps.attempt import Attempt, begin_attempt, remove_attempts
+from tasks_lib.steps.builds import Delivery, ToolchainBuild
 from tasks_lib.steps.checks import is_placed, tree_of
 from tasks_lib.steps.command import build_environment, list_isolation, list_words
 from tasks_lib.steps.extract import (
@@ -22,7 +23,6 @@ from tasks_lib.steps.extract import (
     deliver,
     remove_stale_entries,
 )
-from tasks_lib.steps.plan import Delivery, ToolchainBuild
 from tasks_lib.steps.shared_results import adopt_shared_result, share_result
 
 #: Exit status of a command that cannot run on this machine. Source: Automake manual, "Scripts-based Testsuites".

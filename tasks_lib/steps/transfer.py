@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from tasks_lib import recipe
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
-from tasks_lib.definitions import Debian, DebianSource, Fetch, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.progress import Progress
-from tasks_lib.steps.debian import list_members
+from tasks_lib.steps.definition_types import load_steps
 from tasks_lib.steps.plan import Plan
 from tasks_lib.steps.shared_results import adopt_shared_result
+from tasks_lib.store import Store
 from tasks_lib.store.records import ANY_PLATFORM, published_origins
 from tasks_lib.store.upload import Outcome, StoreWriter, make_record
 
@@ -37,51 +36,34 @@ class SharedItem(NamedTuple):
 
 
 def list_shared_items(
+    context: Context,
     plan: Plan,
     fetches: Iterable[str],
     toolchains: Iterable[str],
     images: Iterable[str] = (),
     *,
-    list_files: Callable[[DebianSource], Iterable[StaticUrl]],
+    store: Store | None = None,
 ) -> Iterator[SharedItem]:
     """Yield what the definitions share: each download, each repacked archive or commit, each output, each layer.
 
-    The archive of an image has the bytes of its layers again, and is made from them. `list_files` returns the files of
-    a source package.
+    The archive of an image has the bytes of its layers again, and is made from them. The files of a definition that
+    consists of several are those that `store` knows, or without it those that are known here or to any store.
     """
-    definitions = plan.definitions
     for name in fetches:
-        fetch = definitions.fetches[name]
-        if isinstance(fetch.source, StaticUrl):
-            artifact = plan.fetched(fetch)
-            yield SharedItem(recipe.fetch_key(fetch.source.integrity), artifact.path.name, fetch.source.integrity)
-        elif isinstance(fetch.source, Debian):
-            yield from _list_packages(plan, fetch, fetch.source)
-        elif isinstance(fetch.source, DebianSource):
-            yield from _list_source_files(plan, fetch, list_files(fetch.source))
+        fetch = plan.definitions.fetches[name]
+        steps = load_steps(context, fetch)
+        for one in steps.find_stored_members(store) if store is not None else steps.find_members():
+            yield SharedItem(recipe.fetch_key(one.integrity), one.path, one.integrity)
+        shared = [plan.fetched(fetch)] if steps.is_shared else []
         repacked = plan.repacked(fetch)
-        if repacked is not None:
-            yield SharedItem(repacked.key, repacked.path.name, None)
+        for artifact in (*shared, *([repacked] if repacked is not None else [])):
+            yield SharedItem(artifact.key, artifact.path.name, artifact.integrity)
     for name in toolchains:
         preparation = plan.preparation(name)
         if preparation.output is not None:
             yield SharedItem(preparation.key, preparation.output.path.name, None, preparation.host.platform)
     layers = ((name, layer) for name in images for layer in plan.image(name).layers)
     yield from (SharedItem(layer.key, f"{layer.what} of {name}", None, layer.platform) for name, layer in layers)
-
-
-def _list_source_files(plan: Plan, fetch: Fetch, files: Iterable[StaticUrl]) -> Iterator[SharedItem]:
-    for file in files:
-        yield SharedItem(recipe.fetch_key(file.integrity), file.file_name, file.integrity)
-    artifact = plan.fetched(fetch)
-    yield SharedItem(artifact.key, artifact.path.name, None)
-
-
-def _list_packages(plan: Plan, fetch: Fetch, source: Debian) -> Iterator[SharedItem]:
-    for one in list_members(source, Path()):
-        yield SharedItem(recipe.fetch_key(one.integrity), one.path, one.integrity)
-    artifact = plan.fetched(fetch)
-    yield SharedItem(artifact.key, artifact.path.name, None)
 
 
 class PushedItems(NamedTuple):

@@ -25,17 +25,17 @@ from tasks_lib.cache import Cache
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.cache.trees import Trees
 from tasks_lib.context import Context
-from tasks_lib.definitions import Debian, DebianSource
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import CacheError, FetchError, SettingError
 from tasks_lib.fs.system_calls import usable_cores
 from tasks_lib.layout import find_artifact_task
 from tasks_lib.progress import Progress, Silent
+from tasks_lib.steps.builds import Artifact, Delivery, ToolchainBuild
 from tasks_lib.steps.checks import describe_unconfirmed, find_integrity, tree_of
-from tasks_lib.steps.definition_members import list_definition_members
+from tasks_lib.steps.definition_types import load_steps
 from tasks_lib.steps.extract import compare_delivery, deliver
 from tasks_lib.steps.members import obtain_members
-from tasks_lib.steps.plan import Artifact, Delivery, Plan, ToolchainBuild
+from tasks_lib.steps.plan import Plan
 from tasks_lib.steps.shared_trees import check_cached_trees, tree_key
 
 if TYPE_CHECKING:
@@ -167,9 +167,9 @@ class Verification:
     def _members(self) -> dict[str, list[Member]]:
         """Return task name -> the blobs that the definition of the task consists of, beside its artifact."""
         return {
-            f"fetch:{fetch.name}": list_definition_members(self.context, fetch.source, Path())
+            f"fetch:{fetch.name}": members
             for fetch in self.plan.definitions.fetches.values()
-            if isinstance(fetch.source, Debian | DebianSource)
+            if (members := load_steps(self.context, fetch).list_members(Path()))
         }
 
     def _deliveries(self) -> dict[str, Delivery]:
