@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import posixpath
 from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
 from tasks_lib import recipe
-from tasks_lib.cache import Result
 from tasks_lib.context import Context
 from tasks_lib.debian.indexes import find_paragraphs, read_index
 from tasks_lib.debian.lock import (
@@ -42,7 +42,7 @@ from tasks_lib.steps.artifacts import publish_from_cache
 from tasks_lib.steps.builds import Artifact
 from tasks_lib.steps.definition_types import DefinitionSteps
 from tasks_lib.steps.members import Member, obtain_members, obtaining
-from tasks_lib.steps.shared_results import adopt_shared_result, share_result
+from tasks_lib.steps.shared_results import MadeContent, obtain_result
 from tasks_lib.store.records import ANY_PLATFORM
 
 #: Bytes read from a package at a time.
@@ -63,15 +63,9 @@ class _Packages(DefinitionSteps[Debian]):
             ArchiveError: the repository exceeds a limit of the archives.
             CacheUnavailableError, CancelledError: as in every step.
         """
-        context = self.context
-        if publish_from_cache(context, artifact):
-            return
-        with context.cache.lock(artifact.key, progress, artifact.path.name):
-            if publish_from_cache(context, artifact):
-                return
-            if not adopt_shared_result(context, artifact.key, artifact.path.name, ANY_PLATFORM, progress):
-                _make_repository(context, self.definition, self.source, artifact, progress)
-            publish_from_cache(context, artifact)
+        make = partial(_make_repository, self.context, self.definition, self.source, artifact, progress)
+        obtain_result(self.context, artifact.key, artifact.path.name, ANY_PLATFORM, make, progress)
+        publish_from_cache(self.context, artifact)
 
     def list_members(self, directory: Path) -> list[Member]:
         """Return the indexes and packages, [] if there is no lock that can be read."""
@@ -101,7 +95,7 @@ STEPS: Final = _Packages
 
 def _make_repository(
     context: Context, definition: Fetch, source: Debian, artifact: Artifact, progress: Progress
-) -> None:
+) -> MadeContent:
     lock = load_lock(context, source, artifact)
     packages = sorted(list_package_members(source, lock).values(), key=lambda one: one.path.encode())
     obtain_indexes(context, definition, source, lock, progress, hint=_advise(definition))
@@ -129,9 +123,7 @@ def _make_repository(
                 progress=progress,
             )
             integrity = writer.commit()
-    provenance: dict[str, str | int] = {"tar": f"sha256:{tar}", "packages": len(lock.packages)}
-    cache.record(Result(key=artifact.key, integrity=integrity, provenance=provenance))
-    share_result(context, artifact.key, integrity, ANY_PLATFORM)
+    return MadeContent(integrity, {"tar": f"sha256:{tar}", "packages": len(lock.packages)})
 
 
 def obtain_indexes(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -126,21 +126,21 @@ class Plan:
 
     def can_extract(self, fetch: Fetch) -> bool:
         """Return whether `extract:NAME` exists: the artifact is declared an archive, or is changed when placed."""
-        return bool(format_from_name(self.published(fetch).path.name) or _shape(fetch))
+        return bool(format_from_name(self.published(fetch).path.name) or _read(fetch).words)
 
     def extraction(self, fetch: Fetch) -> Delivery:
         """Return the delivery of `extract:NAME`: the artifact extracted outside of any toolchain."""
         root = self._build / "extracted"
-        artifact = self.published(fetch)
+        artifact, reading = self.published(fetch), _read(fetch)
         return Delivery(
             artifact=artifact,
             entry=FetchesEntry(kind="fetch", name=fetch.name),
             destination=root / fetch.name,
             record=root / ".records" / f"{fetch.name}.json",
-            key=recipe.extract_key(artifact.key, dest="", version=TREE_VERSION, shape=_shape(fetch)),
-            limits=_limits(fetch),
-            format=_format(fetch),
-            reshape=_reshape(fetch),
+            key=recipe.extract_key(artifact.key, dest="", version=TREE_VERSION, shape=reading.words),
+            limits=reading.limits,
+            format=reading.format,
+            reshape=reading.reshape,
         )
 
     def _preparation(self, name: str) -> ToolchainBuild:
@@ -246,24 +246,24 @@ class Plan:
     def _delivery(self, directory: Path, entry: FetchesEntry) -> Delivery:
         if entry.kind == "fetch":
             fetch = self.definitions.fetch(entry.name)
-            name, artifact, limits = fetch.name, self.published(fetch), _limits(fetch)
-            kind, reshape, shape = _format(fetch), _reshape(fetch), _shape(fetch)
+            name, artifact, reading = fetch.name, self.published(fetch), _read(fetch)
         else:
             preparation = self.preparation(self.definitions.toolchain(entry.name).name)
             if preparation.output is None:
                 raise AssertionError(f"{entry.name} has no artifact: `definitions` rejects that")
-            name, artifact, limits = preparation.toolchain.name, preparation.output, ()
-            kind, reshape, shape = "", UNCHANGED, ()
+            name, artifact, reading = preparation.toolchain.name, preparation.output, _Reading()
         dest = str(entry.dest or "")
         return Delivery(
             artifact=artifact,
             entry=entry,
             destination=directory / FETCHES / dest,
             record=directory / RECORDS / f"{name}.json",
-            key=recipe.extract_key(f"{entry.delivery} {artifact.key}", dest=dest, version=TREE_VERSION, shape=shape),
-            limits=limits,
-            format=kind,
-            reshape=reshape,
+            key=recipe.extract_key(
+                f"{entry.delivery} {artifact.key}", dest=dest, version=TREE_VERSION, shape=reading.words
+            ),
+            limits=reading.limits,
+            format=reading.format,
+            reshape=reading.reshape,
             worked=directory / WORKED,
         )
 
@@ -273,29 +273,25 @@ def _machine_of(architecture: str) -> str:
     return parse_platform(f"linux-{architecture}").partition("-")[2] or architecture
 
 
-def _is_repacked(fetch: Fetch) -> bool:
-    return not isinstance(fetch.source, StaticUrl) or fetch.source.needs_repack
+class _Reading(NamedTuple):
+    """How the artifact of a fetch is read: limits and options, declared format, and what an extraction changes.
+
+    `words` are what the key of an extraction covers of it, () for a plain extraction.
+    """
+
+    limits: tuple[tuple[str, int | str], ...] = ()
+    format: str = ""
+    reshape: Reshape = UNCHANGED
+    words: tuple[str, ...] = ()
 
 
-def _limits(fetch: Fetch) -> tuple[tuple[str, int | str], ...]:
-    """Return the limits and options for reading an artifact; a repacked one has each name once."""
-    repacked = _is_repacked(fetch)
-    shape = (pair for pair in fetch.source.shape if not repacked or pair[0] == "control_names")
-    return (*fetch.source.archive, *shape)
-
-
-def _format(fetch: Fetch) -> str:
-    """Return the declared format of the artifact, "" if there is none or it was repacked."""
+def _read(fetch: Fetch) -> _Reading:
+    """Return how the artifact of a fetch is read; a repacked one has each name once, and no declared format."""
     source = fetch.source
-    return source.format if isinstance(source, StaticUrl) and not source.needs_repack else ""
-
-
-def _reshape(fetch: Fetch) -> Reshape:
-    return fetch.source.reshape if isinstance(fetch.source, StaticUrl) else UNCHANGED
-
-
-def _shape(fetch: Fetch) -> tuple[str, ...]:
-    """Return what an extraction changes and its options, for its key; () for a plain extraction."""
-    kind = _format(fetch)
-    options = () if _is_repacked(fetch) else recipe.option_words(fetch.source)
-    return (*options, *([f"format {kind}"] if kind else []), *_reshape(fetch).words)
+    if isinstance(source, StaticUrl) and not source.needs_repack:
+        words = [*recipe.option_words(source), *([f"format {source.format}"] if source.format else [])]
+        reshape = source.reshape
+        return _Reading((*source.archive, *source.shape), source.format, reshape, (*words, *reshape.words))
+    reshape = source.reshape if isinstance(source, StaticUrl) else UNCHANGED
+    names = (pair for pair in source.shape if pair[0] == "control_names")
+    return _Reading((*source.archive, *names), "", reshape, reshape.words)

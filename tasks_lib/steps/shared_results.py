@@ -5,10 +5,11 @@ The content comes first, then the record: a result of the cache always names con
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tasks_lib.cache import Result
+from tasks_lib.cache.results import Provenance
 from tasks_lib.context import Context
 from tasks_lib.digest import Integrity
 from tasks_lib.download.unverified import UnverifiedRequest
@@ -23,6 +24,50 @@ if TYPE_CHECKING:
 
 #: How the reason begins why a store without an artifact did not provide it.
 _NOT_FOUND: Final = ("HTTP 404", "HTTP 410")
+
+
+class MadeContent(NamedTuple):
+    """Content in the cache that a step made, and its provenance."""
+
+    integrity: Integrity
+    provenance: Provenance
+
+
+def obtain_result(
+    context: Context, key: str, name: str, platform: str, make: Callable[[], MadeContent], progress: Progress
+) -> Integrity:
+    """Return the result of a recipe key: from the cache, else from a store, else what `make` makes, which is shared.
+
+    Args:
+        context: the context of this run.
+        key: the recipe key.
+        name: the name of the artifact, for messages.
+        platform: `any`, or the platform of this machine for what depends on it.
+        make: makes the content, under the lock of `key`.
+        progress: receives progress and warnings.
+
+    Raises:
+        CacheUnavailableError, CancelledError, SettingError: as `adopt_shared_result`.
+        FetchError: as `make`.
+    """
+    found = find_result(context, key)  # needs no lock, which a read-only cache does not offer
+    if found is not None:
+        return found
+    with context.cache.lock(key, progress, name):
+        found = find_result(context, key)
+        if found is None and adopt_shared_result(context, key, name, platform, progress):
+            found = find_result(context, key)
+        if found is None:
+            found, provenance = make()
+            context.cache.record(Result(key=key, integrity=found, provenance=provenance))
+            share_result(context, key, found, platform)
+        return found
+
+
+def find_result(context: Context, key: str) -> Integrity | None:
+    """Return the integrity of the result of a recipe key if the cache has its content, else None."""
+    result = context.cache.result(key)
+    return result.integrity if result is not None and context.cache.has(result.integrity) else None
 
 
 def adopt_shared_result(context: Context, key: str, name: str, platform: str, progress: Progress) -> bool:

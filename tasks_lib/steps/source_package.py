@@ -33,7 +33,7 @@ from tasks_lib.steps.checks import find_pinned
 from tasks_lib.steps.definition_types import DefinitionSteps
 from tasks_lib.steps.members import Member, obtain_members
 from tasks_lib.steps.pinned_file import list_urls, obtain_pinned, to_member
-from tasks_lib.steps.shared_results import adopt_shared_result, share_result
+from tasks_lib.steps.shared_results import adopt_shared_result, find_result, share_result
 from tasks_lib.steps.signatures import read_measured_keys
 from tasks_lib.store import Store, blob_key
 from tasks_lib.store.records import ANY_PLATFORM
@@ -147,10 +147,9 @@ STEPS: Final = _SourcePackage
 
 def _is_made(context: Context, artifact: Artifact, progress: Progress) -> bool:
     """Return whether the cache has the artifact, after asking the stores for it."""
-    result = context.cache.result(artifact.key)
-    if result is not None and context.cache.has(result.integrity):
-        return True
-    return adopt_shared_result(context, artifact.key, artifact.path.name, ANY_PLATFORM, progress)
+    return find_result(context, artifact.key) is not None or adopt_shared_result(
+        context, artifact.key, artifact.path.name, ANY_PLATFORM, progress
+    )
 
 
 class _Making:
