@@ -14,9 +14,7 @@ from tasks_lib.engine.base_command import PURPOSES, flag, from_start, option, us
 from tasks_lib.errors import SettingError, StoreError, UnknownNameError, escape_text
 from tasks_lib.incremental.selection import closure
 from tasks_lib.progress import LineProgress
-from tasks_lib.steps.store_prune import prune_store
-from tasks_lib.steps.store_status import describe_stores
-from tasks_lib.steps.transfer import list_shared_items, pull, push
+from tasks_lib.steps.stores import describe_stores, list_shared_items, prune_store, pull, push
 from tasks_lib.store.fleet import Counts
 from tasks_lib.store.records import generate_key
 from tasks_lib.units import format_size, parse_duration
