@@ -148,15 +148,7 @@ class Session:
         configuration = self.context.configuration(self.definitions.passed)
         if self.definitions.passed:  # prune needs the values of variables that only the definitions name
             self._join(configuration)
-        return Plan(
-            self.definitions,
-            cache=self.settings.cache,
-            build=self.settings.build,
-            writer_version=self.context.writer_version,
-            files=self._files.references,
-            host=configuration.host,
-            image_defaults=self.context.image_defaults,
-        )
+        return Plan(self.definitions, self.context, configuration, self._files.references)
 
     @cached_property
     def graph(self) -> TaskGraph:

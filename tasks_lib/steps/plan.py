@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from tasks_lib import recipe
+from tasks_lib.context import Context
 from tasks_lib.definitions import Debian, Definitions, Fetch, FetchesEntry, ImageLayer, StaticUrl, Toolchain
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import escape_text
@@ -38,37 +39,18 @@ class Plan:
     """The plan for all definitions."""
 
     def __init__(
-        self,
-        definitions: Definitions,
-        *,
-        cache: Path,
-        build: Path,
-        writer_version: str,
-        files: Files,
-        host: recipe.Host,
-        image_defaults: recipe.ImageDefaults = recipe.ImageDefaults(),  # noqa: B008  # immutable
+        self, definitions: Definitions, context: Context, configuration: recipe.Configuration, files: Files
     ) -> None:
-        """Create the plan.
-
-        Args:
-            definitions: all definitions.
-            cache: the directory of the cache.
-            build: the directory of extracted trees and toolchains.
-            writer_version: version of the archive writer, `Context.writer_version`.
-            files: reads scripts, resources and key files.
-            host: where the commands of toolchains run.
-            image_defaults: what the definitions of images do not say.
-        """
-        self.definitions = definitions
-        self.writer_version = writer_version
-        self._artifacts = cache / "artifacts"
-        self._build = build
-        self._links = build / _LINKS
+        """Create the plan of definitions under a configuration; `files` reads scripts, resources and key files."""
+        self.definitions, self.files = definitions, files
+        self.writer_version, self._host = configuration.writer_version, configuration.host
+        self._image_defaults = context.image_defaults
+        self._artifacts = context.settings.cache / "artifacts"
+        self._build = context.settings.build
+        self._links = self._build / _LINKS
         # relative: a project may be moved together with its cache; each link is one directory below
         self._to_artifacts = os.path.join(os.pardir, os.path.relpath(self._artifacts, self._links))  # noqa: PTH118
         self._last: tuple[Fetch, Artifact] | None = None  # the graph requests each fetch three times
-        self.files, self._host = files, host
-        self._image_defaults = image_defaults
         self.preparation = lru_cache(maxsize=None)(self._preparation)
         self.image = lru_cache(maxsize=None)(self._image)
 

@@ -121,7 +121,7 @@ class Verification:
         Raises:
             SettingError: a name matches no task.
         """
-        tasks = [*self._makers(), *self._deliveries(), *(f"toolchain:{name}" for name in self._toolchains())]
+        tasks = [*self._makers(), *list_deliveries(self.plan), *(f"toolchain:{name}" for name in self._toolchains())]
         if not self.names:
             return frozenset(tasks)
         chosen: set[str] = set()
@@ -172,9 +172,6 @@ class Verification:
             if (members := load_steps(self.context, fetch).list_members(Path()))
         }
 
-    def _deliveries(self) -> dict[str, Delivery]:
-        return list_deliveries(self.plan)
-
     # --- checks
 
     def _stored(self, chosen: frozenset[str], report: VerifyReport) -> Iterator[Damage]:
@@ -187,17 +184,13 @@ class Verification:
         if self.names:
             items = [item for item in items if chosen & set(needed.get(item.name, ()))]
         self.progress.phase("verify", total=sum(item.size for item in items if item.kind == "blob"))
-        for item, reason in self._inspected(items):
-            report.checked[item.kind] += 1
-            if reason:
-                yield Damage(item.kind, item.name, reason, tuple(needed.get(item.name, ())))
-
-    def _inspected(self, items: list[InventoryItem]) -> Iterator[tuple[InventoryItem, str]]:
         for item, reason in run_inspections(self.context.cache, items, self.progress):
             if item.kind == "blob":
                 self.progress.advance(item.size)
             self.progress.check()
-            yield item, reason
+            report.checked[item.kind] += 1
+            if reason:
+                yield Damage(item.kind, item.name, reason, tuple(needed.get(item.name, ())))
 
     def _published(self, chosen: frozenset[str], report: VerifyReport) -> Iterator[Damage]:
         """Yield published artifacts that differ from their blob."""
@@ -215,11 +208,11 @@ class Verification:
         """Yield cached trees that differ from their archive; the tasks of deliveries linked from them need them."""
         items = (
             [item for item in self.context.cache.maintenance.items() if item.kind == "tree"]
-            if self._has_trees()
+            if Trees(self.context.cache).any()
             else []
         )
         placed: dict[str, list[str]] = defaultdict(list)
-        for task, delivery in self._deliveries().items() if items else ():
+        for task, delivery in list_deliveries(self.plan).items() if items else ():
             integrity = find_integrity(self.context, delivery.artifact)
             if integrity is not None and (not self.names or task in chosen):
                 key = tree_key(self.context.configuration(), delivery, integrity)
@@ -233,9 +226,6 @@ class Verification:
             if reason:
                 yield Damage("unpacked tree", item.name, reason, tuple(placed.get(item.name, ())))
 
-    def _has_trees(self) -> bool:
-        return Trees(self.context.cache).any()
-
     def _delivered(self, chosen: frozenset[str], report: VerifyReport) -> Iterator[Damage]:
         """Yield trees and placed files that differ from their artifact."""
         worked = {
@@ -244,7 +234,7 @@ class Verification:
             for one in preparation.deliveries
             if preparation.worked.exists()
         }
-        for task, delivery in self._deliveries().items():
+        for task, delivery in list_deliveries(self.plan).items():
             owner = f"toolchain:{task.removeprefix('extract:').partition('/')[0]}"
             if not chosen & {task, owner} or tree_of(delivery).key() != delivery.key:
                 continue
