@@ -28,12 +28,12 @@ from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.incremental.resources import ReferencedFiles
 from tasks_lib.layout import KINDS, MIRRORS, OWN, STORE_KEYS, find_layout
 from tasks_lib.network import Headers, has_reference
+from tasks_lib.platforms import ANY_PLATFORM
 from tasks_lib.progress import FailedSource
 from tasks_lib.settings import Settings
 from tasks_lib.steps import Artifact, Plan
 from tasks_lib.steps.definition_types import list_read_files
 from tasks_lib.store.fleet import Fleet, State
-from tasks_lib.store.records import ANY_PLATFORM
 from tasks_lib.store.upload import Uploads, make_record
 from tasks_lib.ui.events import installed_version
 

@@ -20,13 +20,12 @@ from tasks_lib.definitions import Git, Hg
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import DigestMismatchError, UnsafeEntryError
 from tasks_lib.limits import Limits
+from tasks_lib.platforms import ANY_PLATFORM
 from tasks_lib.progress import Progress
-from tasks_lib.steps.artifacts import publish_from_cache
+from tasks_lib.steps.artifacts import MadeContent, adopt_shared_result, find_result, obtain_result, publish_from_cache
 from tasks_lib.steps.builds import Artifact
 from tasks_lib.steps.definition_types import DefinitionSteps, commit_record
 from tasks_lib.steps.repository_access import RepositoryAccess, open_repositories, repository_names
-from tasks_lib.steps.shared_results import MadeContent, adopt_shared_result, find_result, obtain_result
-from tasks_lib.store.records import ANY_PLATFORM
 from tasks_lib.vcs import git, hg
 from tasks_lib.vcs.git import MissingObjectError, Objects
 from tasks_lib.vcs.urls import display_url

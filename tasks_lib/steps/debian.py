@@ -37,13 +37,12 @@ from tasks_lib.errors import (
     escape_text,
 )
 from tasks_lib.fs.local_urls import is_local_file
+from tasks_lib.platforms import ANY_PLATFORM
 from tasks_lib.progress import Progress
-from tasks_lib.steps.artifacts import publish_from_cache
+from tasks_lib.steps.artifacts import MadeContent, obtain_result, publish_from_cache
 from tasks_lib.steps.builds import Artifact
 from tasks_lib.steps.definition_types import DefinitionSteps
 from tasks_lib.steps.members import Member, obtain_members, obtaining
-from tasks_lib.steps.shared_results import MadeContent, obtain_result
-from tasks_lib.store.records import ANY_PLATFORM
 
 #: Bytes read from a package at a time.
 _CHUNK: Final = 1 << 20

@@ -22,12 +22,11 @@ from tasks_lib.image.rootfs import RootFilesystem, build_rootfs
 from tasks_lib.image.stack import LayerStack
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
-from tasks_lib.steps.artifacts import publish_from_cache
+from tasks_lib.steps.artifacts import MadeContent, find_result, obtain_result, publish_from_cache
 from tasks_lib.steps.builds import Artifact, Delivery, ImageBuild, LayerBuild, RootBuild
 from tasks_lib.steps.checks import find_integrity
 from tasks_lib.steps.debian import load_lock
 from tasks_lib.steps.extract import format_of
-from tasks_lib.steps.shared_results import MadeContent, find_result, obtain_result
 from tasks_lib.tree.extraction import Extraction
 from tasks_lib.tree.writer import file_entry
 

@@ -10,12 +10,11 @@ from tasks_lib.context import Context
 from tasks_lib.definitions import Fetch, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import UnsupportedArchiveError
+from tasks_lib.platforms import ANY_PLATFORM
 from tasks_lib.progress import Progress
-from tasks_lib.steps.artifacts import publish_from_cache
+from tasks_lib.steps.artifacts import MadeContent, obtain_result, publish_from_cache
 from tasks_lib.steps.builds import Artifact
 from tasks_lib.steps.definition_types import load_steps
-from tasks_lib.steps.shared_results import MadeContent, obtain_result
-from tasks_lib.store.records import ANY_PLATFORM
 
 
 def repack(context: Context, definition: Fetch, origin: Artifact, artifact: Artifact, progress: Progress) -> None:

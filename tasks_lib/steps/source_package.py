@@ -24,19 +24,18 @@ from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import CacheError, FetchError, SignatureError, SourcePackageError, escape_text
 from tasks_lib.fs.local_urls import is_local_file
 from tasks_lib.network import redacted
+from tasks_lib.platforms import ANY_PLATFORM
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.signature import ValidSignature
 from tasks_lib.signature.packets import key_packets
-from tasks_lib.steps.artifacts import publish_from_cache
+from tasks_lib.steps.artifacts import adopt_shared_result, find_result, publish_from_cache, share_result
 from tasks_lib.steps.builds import Artifact
 from tasks_lib.steps.checks import find_pinned
 from tasks_lib.steps.definition_types import DefinitionSteps
 from tasks_lib.steps.members import Member, obtain_members
 from tasks_lib.steps.pinned_file import list_urls, obtain_pinned, to_member
-from tasks_lib.steps.shared_results import adopt_shared_result, find_result, share_result
 from tasks_lib.steps.signatures import read_measured_keys
 from tasks_lib.store import Store, blob_key
-from tasks_lib.store.records import ANY_PLATFORM
 from tasks_lib.units import format_size
 
 #: Bytes of a file that are copied into the archive at once.

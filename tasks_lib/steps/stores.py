@@ -16,13 +16,14 @@ from tasks_lib.cache import Result
 from tasks_lib.context import Context
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import SettingError, StoreError, StoreRefusedError, TransportError
+from tasks_lib.platforms import ANY_PLATFORM
 from tasks_lib.progress import Progress
+from tasks_lib.steps.artifacts import adopt_shared_result
 from tasks_lib.steps.definition_types import load_steps
 from tasks_lib.steps.plan import Plan
-from tasks_lib.steps.shared_results import adopt_shared_result
 from tasks_lib.store import EMPTY, MAX_RECORD_BYTES, Store, StoredItem, blob_key, record_key
 from tasks_lib.store.opening import Opening
-from tasks_lib.store.records import ANY_PLATFORM, load_trusted_keys, parse_record, published_origins
+from tasks_lib.store.records import load_trusted_keys, parse_record, published_origins
 from tasks_lib.store.upload import Outcome, StoreWriter, make_record
 
 #: Threads that transfer: enough for many small items over one connection each.
