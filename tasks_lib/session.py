@@ -69,14 +69,8 @@ class Session:
             self.settings,
             self.environ,
             load_headers=lambda: self._files.load_headers(),
-            artifact_paths=self._artifact_paths,
+            artifact_paths=lambda domain, level: self.graph.artifact_paths(domain, level),
         )
-
-    def _artifact_paths(self, domain: str, level: int) -> Mapping[str, str]:
-        """Return which artifacts of Taskcluster's tasks the definitions reach: item key -> path below the index."""
-        from tasks_lib.graph.index import IndexPaths  # loads the steps
-
-        return IndexPaths(self.plan, level, domain).artifacts()
 
     @cached_property
     def _files(self) -> ProjectFiles:

@@ -7,7 +7,7 @@ Source of these rules: doit 0.37, measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tasks_lib import steps
@@ -59,6 +59,10 @@ class TaskGraph:
             yield from self.refused()
         for one in definitions.skipped:
             yield self._skipped(one)
+
+    def artifact_paths(self, domain: str, level: int) -> Mapping[str, str]:
+        """Return which artifacts of Taskcluster's tasks the definitions reach: item key -> path below the index."""
+        return IndexPaths(self._plan, level, domain).artifacts()
 
     def refused(self) -> Iterator[Task]:
         """Yield the tasks of refused definitions, which belong to no group."""
