@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import time
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -380,6 +381,21 @@ def test_many_definitions_are_encoded(directory: Path, monkeypatch: pytest.Monke
         assert kept.fetch("other").name == "commit"
     headers = plain.fetches["signed"].source.headers  # type: ignore[union-attr]
     assert [str(value) for _, value in headers] == ["b"], "a load without a cache keeps the values of headers"
+
+
+def test_many_definitions_are_compressed_one_chunk_at_a_time() -> None:
+    """A block of many definitions takes the memory of their compressed bytes, and never that of all their bytes."""
+    texts = {f"d{number}": os.urandom(8) + bytes(240) for number in range(40 * definition_cache._CHUNK)}
+    definition_cache.Block.of(dict.fromkeys(texts, b"x"))  # imports
+    tracemalloc.start()
+    try:
+        block = definition_cache.Block.of(texts)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    kept = sum(map(len, (block.names, block.ends, block.digests, *block.chunks)))
+    assert held < 1.2 * kept
+    assert peak < 0.75 * sum(map(len, texts.values()))
 
 
 @given(

@@ -525,6 +525,27 @@ def test_bytes_after_a_small_response_close_a_kept_connection(origin: Origin, tm
     assert [request.connection for request in origin.requests] == [1, 1, 2]
 
 
+STRAYS = {"text": b"junk", "a line": b"junk\r\n", "an empty line": b"\r\n", "a cut head": b"HTTP/1.1 200 OK\r\nA: b"}
+
+
+@pytest.mark.parametrize("case", STRAYS)
+def test_stray_bytes_on_a_kept_connection_cost_no_attempt(case: str, origin: Origin, tmp_path: Path) -> None:
+    """What follows a response late, and is not the next one, closes the connection; a new one takes the request once."""
+
+    def late(connection: socket.socket, _request: OriginRequest) -> None:
+        connection.sendall(STRAYS[case])
+        connection.shutdown(socket.SHUT_WR)
+
+    origin.answers |= {"/a": in_turn(kept(BODY), late, kept(BODY), late)}
+    transport = Transport(TransportSettings())
+    for number in (1, 2):
+        downloader = Downloader(Cache(tmp_path / str(number)), transport, Policy(retries=0))
+        downloader.obtain(wanted(f"{origin.url}/a"), Silent())
+    with pytest.raises(AllSourcesFailedError):
+        Downloader(Cache(tmp_path / "3"), transport, Policy(retries=0)).obtain(wanted(f"{origin.url}/a"), Silent())
+    assert [request.connection for request in origin.requests] == [1, 1, 2, 2, 3]
+
+
 def test_a_large_body_is_gathered() -> None:
     """A wait for a large body lasts until many bytes have arrived or a moment has passed; the next head needs one."""
     deadline = Deadline(TransportSettings(), time.monotonic() + TIMEOUT_S)

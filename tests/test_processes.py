@@ -84,3 +84,16 @@ def test_a_lock_lasts_as_long_as_the_program_under_it(tmp_path: Path) -> None:
             if free:
                 break
         time.sleep(0.02)
+
+
+@pytest.mark.skipif(not FEATURES.proc, reason="needs /proc")
+def test_no_descriptor_is_left_to_list_processes(tmp_path: Path) -> None:
+    """The holder of a lock is unknown, and that is not an error, when too many files are open."""
+    code = f"""
+import os, resource
+from tasks_lib.fs import processes
+lock = os.open({str(tmp_path / "lock")!r}, os.O_RDWR | os.O_CREAT)
+resource.setrlimit(resource.RLIMIT_NOFILE, (lock + 1, lock + 1))
+assert processes.find_lock_holders(lock) == []
+"""
+    subprocess.run([sys.executable, "-c", code], env={**CLEAN, "PYTHONPATH": PYTHONPATH}, check=True)

@@ -156,7 +156,11 @@ FAILURES = {
     "a typo": (("path", "plane"), 1, "did you mean plain?"),
     "offline": (("path", "--offline", "lib"), 1, "offline"),
     "no archive": (("path", "--tree", "plain"), 1, "is not an archive"),
-    "no command": (("run", "kit"), 1, "missing command"),
+    "no command": (("run", "kit"), 2, "missing command"),
+    "not a file": (("get", "plain", "fifo"), 1, "fifo is not a regular file"),
+    "a link to nothing": (("get", "plain", "dangling"), 1, "dangling is not a regular file"),
+    "not a directory": (("get", "plain", "new/"), 1, "'new/' is not a directory"),
+    "an empty name": (("get", "plain", ""), 1, "'' is not a directory"),
     "a missing command": (("run", "kit", "--", "no-such-program"), 127, "command not found"),
     "no name": (("path",), 2, "NAME"),
     "a setting": (("offline=1", "fetch:lib"), 1, "lib: not in the cache, and the network is off"),
@@ -168,10 +172,25 @@ FAILURES = {
 def test_failures(case: str, top: Path) -> None:
     """A mistake is a message without a traceback, on stderr, with its own exit status."""
     words, status, message = FAILURES[case]
+    os.mkfifo(top / "fifo")
+    (top / "dangling").symlink_to("nowhere")
     done = program(top, *words)
     assert (done.returncode, done.stdout) == (status, "")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [("path", "plain"), ("get", "plain"), ("list",)])
+def test_a_current_directory_that_was_removed(words: tuple[str, ...], tmp_path: Path) -> None:
+    """A removed current directory is a message, for every command."""
+    (tmp_path / "gone").mkdir()
+    script = 'rmdir ../gone; exec "$0" -c "from tasks_lib.cli.console import main; raise SystemExit(main())" "$@"'
+    done = subprocess.run(
+        ["sh", "-c", script, sys.executable, *words],
+        cwd=tmp_path / "gone", env={**CLEAN, "PYTHONPATH": PYTHONPATH}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("doit-fetch: the current directory was removed\n") and done.stderr.count("\n") == 2
 
 
 def test_a_mismatch(top: Path, origin: Origin) -> None:
@@ -241,6 +260,18 @@ def test_get(top: Path) -> None:
     (top / "fetchdefs/fetch/all.yml").write_text(text.replace("lib:", "    executable: true\nlib:", 1))
     assert program(top, "get", "plain", "other.txt").returncode == 0
     assert os.access(top / "other.txt", os.X_OK)
+
+
+def test_a_new_project_on_a_full_disk(tmp_path: Path) -> None:
+    """`init` leaves no empty file, which its next call would keep."""
+    script = 'ulimit -f 0; exec "$0" -c "from tasks_lib.cli.console import main; raise SystemExit(main())" init'
+    done = subprocess.run(
+        ["sh", "-c", script, sys.executable],
+        cwd=tmp_path, env={**CLEAN, "PYTHONPATH": PYTHONPATH}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("doit-fetch: cannot write dodo.py: File too large\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_new_project(tmp_path: Path) -> None:

@@ -453,3 +453,30 @@ def test_what_is_set_up_by_something_up_to_date(tmp_path: Path) -> None:
         'def task_sleeper():\n    return {"actions": ["echo > mark"], "setup": ["bed"]}\n',
     )
     assert ran(doit(directory, "-n", "3", "long", "bed", "sleeper")) == ["before", "long", "sleeper"]
+
+
+@pytest.mark.parametrize("allowed", [0, 2])
+def test_a_limit_of_threads(allowed: int, tmp_path: Path) -> None:
+    """Fewer threads than the limit of a class run all its tasks; without any, the run ends with a message."""
+    directory = project(
+        tmp_path,
+        f"left, start = {allowed}, threading.Thread.start\n"
+        "def limited(thread):\n"
+        "    global left\n"
+        '    if thread.name.startswith("network"):\n'
+        "        if not left:\n"
+        '            raise RuntimeError("can\'t start new thread")\n'
+        "        left -= 1\n"
+        "    start(thread)\n"
+        "threading.Thread.start = limited\n"
+        'def task_t():\n    yield from many("t", 8, "network")\n',
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "doit", "-n", "4"],
+        cwd=directory, env={**CLEAN, "PYTHONPATH": PYTHONPATH}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stdout + done.stderr
+    if allowed:
+        assert done.returncode == 0 and most_at_once(directory) <= allowed and len(log(directory)) == 16
+    else:
+        assert done.returncode == 3 and "cannot start a thread\nraise the limit" in done.stderr

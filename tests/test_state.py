@@ -86,6 +86,25 @@ def test_what_is_saved_is_found_again(tmp_path: Path) -> None:
     assert tasks(tmp_path) == {"new"}
 
 
+def test_a_written_row_is_only_in_the_file(tmp_path: Path) -> None:
+    """A row that was written is read from the file again, changed and removed there; it takes no memory."""
+    one = state(tmp_path)
+    save(one, *(f"t{number}" for number in range(100)))
+    assert one.save()
+    with contextlib.closing(sqlite3.connect(tmp_path / "doit.db")) as database:
+        database.execute("update tasks set data='{\"_values_:\": 1}' where name='t7'")
+        database.commit()
+    assert one.get("t7", "_values_:") == 1
+    assert one.get("t8", "_values_:") == {"key": "t8"}
+    one.set("t8", "deps:", ("f",))
+    one.remove("t9")
+    assert one.save()
+    assert not one.in_("t9")
+    assert (one.get("t8", "_values_:"), one.get("t8", "deps:")) == ({"key": "t8"}, ["f"])
+    one.dump()
+    assert tasks(tmp_path) == {f"t{number}" for number in range(100)} - {"t9"}
+
+
 def test_a_finished_task_is_in_the_file_soon(tmp_path: Path) -> None:
     """A finished task is written without closing; a task that is being saved is not."""
     one = state(tmp_path)

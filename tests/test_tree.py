@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -18,6 +19,7 @@ from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
 from tasks_lib.tree.extraction import Extraction
 from tasks_lib.tree.manifest import is_incomplete, read_manifest, read_manifest_header
+from tasks_lib.tree.recorded_tree import os_errors_as_tree_errors
 from tasks_lib.tree.stale_entries import remove_stale_entries, take_directory
 from tests.archives import Member, gnu, pax, record, tar
 
@@ -44,6 +46,23 @@ def extract(slot: Extraction, *members: Member, key: str = "k") -> None:
 @pytest.fixture
 def slot(tmp_path: Path) -> Extraction:
     return Extraction(tmp_path / "out", tmp_path / "records" / "one.json")
+
+
+def test_a_manifest_of_files_written_together(slot: Extraction) -> None:
+    """Names that JSON escapes, and names that are not UTF-8, are recorded as they are."""
+    names = [
+        b"plain",
+        b'"quoted"',
+        b"'n",
+        "\u00fcber \u2603 \U0001f600".encode(),
+        b"cut \xe4\xb8",
+        b"\xff\xfe",
+        b"u0041",
+    ]
+    paths = [os.fsdecode(b"d \xe4\xb8/" + name) for name in names]
+    extract(slot, *[Member(path, b"x") for path in paths])
+    assert [line.path for line in read_manifest(slot.record) if line.kind == "file"] == paths
+    assert slot.holds("k")
 
 
 @pytest.mark.parametrize("kind", ["file", "symlink", "dangling"])
@@ -171,6 +190,49 @@ def test_holes_stay_holes(slot: Extraction) -> None:
     with (slot.destination / "a").open("rb") as file:
         file.seek(7_999_999)
         assert file.read(5) == b"\0end\0"
+
+
+def test_a_name_in_bytes_in_a_message(tmp_path: Path) -> None:
+    """A call with a directory descriptor names the entry as bytes; the message shows it as text."""
+    with pytest.raises(TreeError) as caught, os_errors_as_tree_errors(tmp_path / "out"):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), b"a\n")
+    assert caught.value.message == f"cannot write {tmp_path / 'out'}: a\\n: Too many open files"
+
+
+@pytest.mark.parametrize("target", ["../out2", "b", "nowhere"])
+def test_a_link_in_the_place_of_a_directory_is_replaced(target: str, slot: Extraction, tmp_path: Path) -> None:
+    """A directory that became a symlink is extracted again; what the link leads to stays."""
+    (tmp_path / "out2").mkdir()
+    (tmp_path / "out2/f").write_bytes(b"mine")
+    members = [Member("a/f", b"1"), Member("b/f", b"2")]
+    for changed in (members, [Member("c/f", b"1"), Member("b/f", b"2")]):
+        extract(slot, *members)
+        remove_tree(slot.destination / "a")
+        (slot.destination / "a").symlink_to(target)
+        assert not slot.holds("k")
+        extract(slot, *changed)
+        assert differences(slot, *changed) == {}
+        assert len(list(slot.destination.iterdir())) == 2
+    assert (tmp_path / "out2/f").read_bytes() == b"mine"
+
+
+def test_a_file_in_the_place_of_a_directory(slot: Extraction) -> None:
+    """Entries that changed their kind are replaced, in both directions, unless a directory holds other files."""
+    extract(slot, Member("a", b"1"), Member("d/", b""), Member("z", b"2"))
+    (slot.destination / "a").unlink()
+    (slot.destination / "a").mkdir()
+    (slot.destination / "d").rmdir()
+    (slot.destination / "d").write_bytes(b"mine")
+    extract(slot, Member("a", b"1"), Member("d/", b""), Member("z", b"2"))
+    assert (slot.destination / "a").read_bytes() == b"1" and (slot.destination / "d").is_dir()
+    (slot.destination / "d/mine").write_bytes(b"mine")
+    for refused in (Member("d", b"3"), Member("d", kind=b"2", target="z")):
+        with pytest.raises(TreeError, match=r"puts 'd' into .* where it already exists"):
+            extract(slot, refused, Member("z", b"4"))
+        assert slot.holds("k")
+    (slot.destination / "d/mine").unlink()
+    extract(slot, Member("d", b"3"))
+    assert {path.name: path.read_bytes() for path in slot.destination.iterdir()} == {"d": b"3"}
 
 
 @pytest.mark.parametrize("killed", [False, True])

@@ -25,6 +25,10 @@ from tasks_lib.limits import Limits
 #: Bytes read at a time, and produced at a time.
 CHUNK: Final = 1 << 18
 _PRODUCED: Final = 1 << 20
+#: The same for zstd. Its decoder requests the GIL for each piece of either, and each request makes it or the writing
+#: thread wait. Measured: docs/decisions/0010.
+_ZSTD_READ: Final = 1 << 20
+_ZSTD_PRODUCED: Final = 2 << 20
 #: Bytes that the slow decoders (bzip2, xz) produce at a time. CPython's decoders request the GIL after 32, 64 and
 #: 256 KiB of each piece. Extraction releases the GIL at each system call, so fewer requests are better: large pieces.
 #: Repacking holds the GIL until a piece is finished, which takes a third of its decoding time: within a piece of two
@@ -81,14 +85,16 @@ def read_ahead(chunks: Iterator[bytes]) -> Generator[bytes, None, None]:
         Exception: any exception raised by `chunks`.
     """
     ready: queue.SimpleQueue[bytes | BaseException | None] = queue.SimpleQueue()
-    free = threading.Semaphore(_AHEAD)
+    free: queue.SimpleQueue[None] = queue.SimpleQueue()  # unlike a semaphore, written in C
+    for _ in range(_AHEAD):
+        free.put(None)
     stopped = threading.Event()
 
     def work() -> None:
         try:
             for chunk in chunks:
                 ready.put(chunk)
-                free.acquire()
+                free.get()
                 if stopped.is_set():
                     return
             ready.put(None)
@@ -101,11 +107,11 @@ def read_ahead(chunks: Iterator[bytes]) -> Generator[bytes, None, None]:
         while (chunk := ready.get()) is not None:
             if isinstance(chunk, BaseException):
                 raise chunk
-            free.release()
+            free.put(None)
             yield chunk
     finally:
         stopped.set()
-        free.release()
+        free.put(None)
         thread.join()
 
 
@@ -263,8 +269,10 @@ def _zstd(source: BinaryIO, limits: Limits, _piece: int) -> Iterator[bytes]:
     )
     try:
         # the stub requires a BinaryIO, but the library only calls read()
-        with decompressor.stream_reader(cast("BinaryIO", framing), read_across_frames=True, closefd=False) as reader:
-            while chunk := reader.read(_PRODUCED):
+        with decompressor.stream_reader(
+            cast("BinaryIO", framing), read_size=_ZSTD_READ, read_across_frames=True, closefd=False
+        ) as reader:
+            while chunk := reader.read(_ZSTD_PRODUCED):
                 yield chunk
     except zstandard.ZstdError as error:
         raise damaged_archive(f"damaged compressed data: {error}", "CORRUPT") from error

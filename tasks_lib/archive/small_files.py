@@ -18,8 +18,9 @@ from tasks_lib.limits import Limits
 
 #: Content up to this many bytes is passed on in one piece.
 SMALL: Final = 1 << 18
-#: Name, mode, size and checksum of a header; owner and time are not used. Source: POSIX pax, ustar header block.
-_FIELDS: Final = Struct("100s8s16x12s12x8s")
+#: Name, mode, size, checksum and all from the type on; owner and time are not used. Source: POSIX pax, ustar header
+#: block.
+_FIELDS: Final = Struct("100s8s16x12s12x8s356s")
 #: A name field that needs none of the checks of `normalize_path`: one component, NUL only after it.
 _PLAIN_NAME: Final = re.compile(rb"([^\x00-\x1f\x7f/.:\\][^\x00-\x1f\x7f/:\\]*)\x00*")
 
@@ -95,14 +96,13 @@ class SmallFileReader:
         base, view, end = stream.offset - at, memoryview(held), len(held)
         found: list[SmallFile] = []
         while (content := at + BLOCK) <= end:
-            name, mode, octal, checksum = fields(held, at)
+            name, mode, octal, checksum, others = fields(held, at)
+            if others != tail or not name.startswith(start) or (plain := plain_name(name, begin)) is None:
+                break
             size = decode_number(octal)
             following = content + size + -size % BLOCK
             if (
-                not name.startswith(start)
-                or (plain := plain_name(name, begin)) is None
-                or held[at + 156 : content] != tail
-                or not 0 <= size <= small
+                not 0 <= size <= small
                 or following > end
                 or decode_number(checksum) != rest + (adler32(held[at : at + 148]) & 0xFFFF)
             ):

@@ -11,8 +11,8 @@ from typing import BinaryIO, Final
 from tasks_lib.archive.entries import check_trailing, damaged_archive, limit_exceeded, wrong_format
 from tasks_lib.limits import Limits
 
-#: Bytes read at a time.
-_CHUNK: Final = 1 << 18
+#: Maximum number of bytes read at a time.
+_CHUNK: Final = 1 << 20
 #: First bytes of a frame and of the skippable frames. Source: RFC 8878 3.1.1, 3.1.2.
 _FRAME: Final = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE: Final = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))

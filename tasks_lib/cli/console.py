@@ -10,9 +10,20 @@ from tasks_lib.incremental import path_notes
 
 def main() -> int:
     """Run the program; return its exit status."""
-    words = sys.argv[1:]
+    try:
+        return _main(sys.argv[1:])
+    except KeyboardInterrupt:  # while modules are loaded
+        return 130
+
+
+def _main(words: list[str]) -> int:
+    try:
+        here = os.getcwd()  # noqa: PTH109  # pathlib is slow to import
+    except FileNotFoundError:
+        sys.stderr.write("doit-fetch: the current directory was removed\nchange to an existing one, then run again\n")
+        return 1
     if words[:1] == ["path"]:
-        known = path_notes.read(path_notes.find_project(os.getcwd()), words, os.environ)  # noqa: PTH109  # pathlib is slow to import
+        known = path_notes.read(path_notes.find_project(here), words, os.environ)
         if known is not None:
             print(known)  # noqa: T201  # a program
             return 0

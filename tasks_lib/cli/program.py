@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import doit_fetch
 from tasks_lib.errors import FetchError, escape_text
-from tasks_lib.fs.atomic import write_best_effort
+from tasks_lib.fs.atomic import require_replaceable, write_best_effort
 from tasks_lib.fs.processes import replace_process
 from tasks_lib.incremental import path_notes
 from tasks_lib.packaging.versions import add_arguments
@@ -115,14 +115,13 @@ def _path(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
 
 def _get(options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
     """Copy an artifact; replace a file atomically."""
+    given = "." if options.dest is None else options.dest
+    if given[-1:] in ("", "/") and not os.path.isdir(given):  # noqa: PTH112  # as `cp`; a Path has no last slash
+        raise FetchError(f"{escape_text(given)!r} is not a directory", hint="create it, or choose another DEST")
     project = _load(options)
     source = project.fetch(options.name)
-    target = Path(options.dest or source.name)
-    target = target / source.name if target.is_dir() else target
-    if not target.absolute().parent.is_dir():
-        raise FetchError(
-            f"{escape_text(str(target.parent))} is not a directory", hint="create it, or choose another DEST"
-        )
+    target = Path(given, source.name) if Path(given).is_dir() else Path(given)
+    require_replaceable(target, "DEST")
     with tempfile.TemporaryDirectory(prefix=".doit-fetch.", dir=target.absolute().parent) as staging:
         copy = Path(staging, source.name)
         shutil.copyfile(source, copy)
@@ -137,7 +136,8 @@ def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Become a command whose PATH begins with the programs of a tree."""
     words = options.words
     if not words:
-        raise FetchError("missing command", hint="doit-fetch run NAME -- COMMAND...")
+        sys.stderr.write("doit-fetch: missing command\ndoit-fetch run NAME -- COMMAND...\n")
+        return 2
     project = _load(options)
     tree = project.tree(options.name)
     roots = [tree / "fetches", tree] if (tree / "fetches").is_dir() else [tree]
@@ -157,7 +157,13 @@ def _init(_options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         state = "kept"
         if not path.exists():
-            path.write_text(text, "utf-8")
+            try:
+                path.write_text(text, "utf-8")
+            except OSError as error:
+                path.unlink(missing_ok=True)  # the next call would keep what was written of it
+                raise FetchError(
+                    f"cannot write {name}: {error.strerror}", hint="check space and permissions"
+                ) from error
             state = "created"
         print(f"{state} {name}")  # noqa: T201  # a program
 

@@ -29,7 +29,9 @@ _LFS: Final = b"version https://git-lfs.github.com/spec/"
 _SPACES: Final = re.compile(rb"\s*")
 _HTML: Final = re.compile(rb"<(?:!doctype\s+html|html|head|title|body)", re.IGNORECASE)
 
-_REVIEW: Final = "ask upstream why the content changed; if it is right, review it and pin its size and sha256"
+_REVIEW: Final = (
+    "ask upstream why the content changed; if it is right, review it and pin its size and sha256 (doit update NAME)"
+)
 _PAGE: Final = "open the URL in a browser: the file has moved or requires a login; correct `url:` or add a mirror"
 _TRY: Final = "try again later or add a mirror; the definition need not change"
 

@@ -95,7 +95,7 @@ class PooledRunner(Runner):
         """Run all tasks; return when all are done, one failed without `-c`, or a signal arrived.
 
         Raises:
-            InvalidDodoFile: tasks wait for each other.
+            InvalidDodoFile: tasks wait for each other, or no thread can be started.
         """
         if len(task_dispatcher.tasks) > _MANY:
             gc.freeze()
@@ -259,8 +259,14 @@ class PooledRunner(Runner):
         self._running[pool] += 1
         if len(workers.threads) < min(self._running[pool], self._pools.limit(pool)):
             name = f"{pool or 'task'}-{len(workers.threads) + 1}"
-            workers.threads.append(threading.Thread(target=self._work, args=(workers,), name=name, daemon=True))
-            workers.threads[-1].start()
+            thread = threading.Thread(target=self._work, args=(workers,), name=name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the limit of processes, or no memory: the threads that run do the rest
+                if not workers.threads:
+                    raise InvalidDodoFile("cannot start a thread\nraise the limit of processes (`ulimit -u`)") from None
+            else:
+                workers.threads.append(thread)
         workers.jobs.put(job)
 
     def _work(self, workers: _Workers) -> None:

@@ -1,8 +1,9 @@
 """doit's state as one SQLite file, a backend of doit; the file survives a crash of the run.
 
 The first rows are read one by one, later all at once. A separate thread writes finished tasks in one short transaction
-every half second and holds no lock in between. A database that cannot be used is set aside with a warning. The cache is
-authoritative: after a loss of this file nothing is downloaded again, results are adopted from the cache.
+every half second and holds no lock in between; only the file keeps a row that this run wrote. A database that cannot be
+used is set aside with a warning. The cache is authoritative: after a loss of this file nothing is downloaded again,
+results are adopted from the cache.
 
 Invariants: a row is written only when its task is complete; forgetting a task removes the snapshot (`snapshot_path`)
 before the change is committed.
@@ -64,7 +65,7 @@ class StateBackend:
         self._asked = 0
         self._raw: dict[str, str] = {}
         self._rows: dict[str, StateRow] = {}
-        self._written: dict[str, str] = {}  # rows of this run that are in the file, as text: a third of the memory
+        self._written: set[str] = set()  # the tasks of which this run wrote a row; only the file has it
         self._dirty: set[str] = set()
         self._deleted: set[str] = set()
         self._wiped = self._closing = self._told = False
@@ -100,9 +101,10 @@ class StateBackend:
         """Forget a task."""
         with self._lock:
             self._forget()
-            for known in (self._rows, self._written, self._raw):
+            for known in (self._rows, self._raw):
                 known.pop(task, None)
-            self._dirty.discard(task)
+            for names in (self._written, self._dirty):
+                names.discard(task)
             self._deleted.add(task)
             self._start()
 
@@ -111,9 +113,8 @@ class StateBackend:
         with self._lock:
             self._forget()
             self._whole = self._wiped = True
-            for known in (self._rows, self._written, self._raw):
+            for known in (self._rows, self._raw, self._written, self._dirty):
                 known.clear()
-            self._dirty.clear()
 
     def dump(self) -> None:
         """Write everything and close."""
@@ -165,24 +166,25 @@ class StateBackend:
             return row
 
     def _text(self, task: str) -> str | None:
-        if task in self._written:
-            return self._written[task]
-        if self._whole:
+        if self._whole and task not in self._written:
             return self._raw.get(task)
         if task in self._deleted:
             return None
         self._open()
-        self._asked += 1
         try:
-            if self._asked > _MAX_SINGLE_READS:
-                return self._read_all().get(task)
-            if self._connection is None:
-                return None
-            found = self._connection.execute("select data from tasks where name=?", (task,)).fetchone()
-            return None if found is None else str(found[0])
+            if task in self._written:
+                return self._read(task)
+            self._asked += 1
+            return self._read(task) if self._asked <= _MAX_SINGLE_READS else self._read_all().get(task)
         except sqlite3.DatabaseError as error:
             self._replace(error)
             return None
+
+    def _read(self, task: str) -> str | None:
+        if self._connection is None:
+            return None
+        found = self._connection.execute("select data from tasks where name=?", (task,)).fetchone()
+        return None if found is None else str(found[0])
 
     def _read_all(self) -> dict[str, str]:
         if self._connection is not None:
@@ -225,7 +227,8 @@ class StateBackend:
         aside = set_aside(self.name, self._trust)
         if aside is not None:
             self._warn(f"cannot use {self.name} ({error}); file moved to {aside}; nothing needs to be fetched again")
-        self._dirty.update(self._rows, self._written)
+        self._dirty.update(self._rows)
+        self._written.clear()
         with contextlib.suppress(UnusableDatabaseError, sqlite3.Error):  # the next write reports the error
             self._connection = connect(self.name, self._trust)
             self._forgotten = self._times()
@@ -267,9 +270,6 @@ class StateBackend:
     def _transaction(self, connection: sqlite3.Connection) -> None:
         rows = [row for task in self._dirty if task in self._rows and (row := self._encoded(task)) is not None]
         lost = self._wiped or bool(self._deleted)
-        rows += [
-            (task, self._written[task]) for task in self._dirty if task not in self._rows and task in self._written
-        ]
         connection.execute("begin immediate")
         if self._wiped:
             connection.execute("delete from tasks")
@@ -279,9 +279,10 @@ class StateBackend:
             connection.execute("update forgotten set times=times+1")
         connection.execute("commit")
         self._forgotten += lost
-        self._written.update(rows)
         for task, _ in rows:
             self._rows.pop(task, None)
+            self._raw.pop(task, None)
+            self._written.add(task)
         self._dirty.clear()
         self._deleted.clear()
         self._wiped = False

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from tasks_lib.errors import FetchError, escape_text
 from tasks_lib.fs import system_calls
 from tasks_lib.fs.files import Durability, convert_os_errors, parent_of, sync_file
 
@@ -105,6 +106,24 @@ class Temporary:
         if self.path is not None:
             with contextlib.suppress(OSError):
                 self.path.unlink()
+
+
+def require_replaceable(path: Path, word: str) -> None:
+    """Check that a file can be created at a path, or replaced there; as root, a rename would replace a device.
+
+    Args:
+        path: the path.
+        word: what the command line calls it.
+
+    Raises:
+        FetchError: its directory does not exist, or something other than a file is there.
+    """
+    if not path.absolute().parent.is_dir():
+        raise FetchError(
+            f"{escape_text(str(path.parent))} is not a directory", hint=f"create it, or choose another {word}"
+        )
+    if os.path.lexists(path) and not path.is_file():
+        raise FetchError(f"{escape_text(str(path))} is not a regular file", hint=f"choose another {word}")
 
 
 def link_new(descriptor: int, temporary: Path | None, final: str | Path) -> None:

@@ -144,8 +144,12 @@ def _wait_until_gone(find: Callable[[], list[RunningProcess]], timeout_s: float)
 
 
 def _list_processes() -> Iterator[RunningProcess]:
-    """Yield all running processes except this one."""
-    for name in os.listdir(_PROC):  # noqa: PTH208 - names only
+    """Yield all running processes except this one; nothing if they cannot be listed (too many open files)."""
+    try:
+        names = os.listdir(_PROC)  # noqa: PTH208 - names only
+    except OSError:
+        return
+    for name in names:
         if name.isdigit() and int(name) != os.getpid() and (found := _read_state(int(name))):
             yield found
 

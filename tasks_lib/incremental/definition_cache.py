@@ -62,10 +62,9 @@ class Block(msgspec.Struct, array_like=True):
     def of(cls, texts: Mapping[str, bytes]) -> Block:
         """Return the block of these texts."""
         values = iter(texts.values())
-        chunks = [memoryview(b"".join(chunk)) for chunk in iter(lambda: list(islice(values, _CHUNK)), [])]
-        if len(chunks) > 1:
-            compress = _zstandard().ZstdCompressor(level=1).compress
-            chunks = [memoryview(compress(chunk)) for chunk in chunks]
+        joined = iter(lambda: b"".join(islice(values, _CHUNK)), b"")  # one at a time: all take as much as the texts
+        compress = _zstandard().ZstdCompressor(level=1).compress if len(texts) > _CHUNK else None
+        chunks = [memoryview(_exact(compress(chunk)) if compress else chunk) for chunk in joined]
         return cls(
             "".join(f"\0{name}" for name in texts) + "\0",
             array("Q", accumulate(map(len, texts.values()))).tobytes(),
@@ -273,6 +272,14 @@ def _encoded(values: Mapping[str, Value]) -> dict[str, bytes]:
     if isinstance(values, PackedDefinitions):
         return values.encoded()
     return {name: encode(one) for name, one in values.items()}
+
+
+def _exact(data: bytes) -> bytes:
+    """Return a copy of compressed bytes: the original keeps the memory that the largest result would need.
+
+    Source: python-zstandard 0.25, `ZstdCompressor.compress`, which allocates `ZSTD_compressBound` bytes.
+    """
+    return bytes(memoryview(data))
 
 
 def _zstandard() -> Any:

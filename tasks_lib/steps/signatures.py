@@ -34,10 +34,8 @@ MAX_LIST_BYTES: Final = 16 << 20
 Verifier = Callable[[BinaryIO], ValidSignature]
 
 
-def verify_signatures(
-    context: Context, name: str, source: StaticUrl, verdict: str, progress: Progress
-) -> Mapping[str, str | int | float]:
-    """Verify every signature of a download in the cache; return the provenance to record.
+def verify_signatures(context: Context, name: str, source: StaticUrl, verdict: str, progress: Progress) -> None:
+    """Verify every signature of a download in the cache; record who signed it under the key of the policy.
 
     Raises:
         SignatureError: the bytes are not signed as required, or a key file is not the one that `verdict` covers.
@@ -56,7 +54,6 @@ def verify_signatures(
             if warning := valid.warning(time.time()):
                 progress.warn(f"{name}: {warning}")
     context.cache.record(Result(key=verdict, integrity=source.integrity, provenance=facts))
-    return facts
 
 
 def read_measured_keys(source: StaticUrl | DebianSource, verdict: str) -> Mapping[str, bytes]:

@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from tasks_lib import recipe
-from tasks_lib.cache import Result
 from tasks_lib.context import Context
 from tasks_lib.definitions import Checksums, StaticUrl
 from tasks_lib.digest import Digest
@@ -59,10 +58,7 @@ class _Download(DefinitionSteps[StaticUrl]):
         if source.vouchers:
             from tasks_lib.steps.signatures import verify_signatures  # slow to import, needed only with signatures
 
-            verdict = verify_signatures(context, name, source, artifact.verdict, progress)
-            with context.cache.lock(source.integrity.digest.hex, progress):
-                known = context.cache.result(artifact.key) or Result(key=artifact.key, integrity=source.integrity)
-                context.cache.record(known.with_origins({**known.provenance, **verdict}, {}))
+            verify_signatures(context, name, source, artifact.verdict, progress)
         publish(context, source.integrity, artifact)
 
     def needs_network(self, artifact: Artifact) -> bool:

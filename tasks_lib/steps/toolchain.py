@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -99,7 +100,7 @@ def _translate_os_errors(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        place = escape_text(str(error.filename or directory))
+        place = escape_text(os.fsdecode(error.filename or directory))
         raise TreeError(
             f"cannot prepare {directory}: {place}: {error.strerror or error}", hint="check disk space and permissions"
         ) from error

@@ -8,7 +8,7 @@ import io
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Final, cast
 
@@ -217,7 +217,12 @@ class Pool(urllib3.HTTPConnectionPool):
         else:
             connection.close()
 
+    def close_idle(self) -> None:
+        """Close the idle connections, so that the next request opens a new one."""
+        _close_all(self._idle)
 
-def _close_all(connections: Iterable[Connection]) -> None:
-    for connection in connections:
-        connection.close()
+
+def _close_all(connections: deque[Connection]) -> None:
+    with contextlib.suppress(IndexError):
+        while True:
+            connections.pop().close()

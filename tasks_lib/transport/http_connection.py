@@ -118,6 +118,9 @@ class HttpConnections:
     ) -> RawResponse:
         """Send a request and read the head of the response; replace kept connections that turn out to be dead.
 
+        If bytes on a kept connection are not a response, they may be left from an earlier one: send the request once
+        more on a new connection. Every method that is sent can be repeated (RFC 9110 section 9.2.2).
+
         Raises:
             StalledError, TlsError, TransportError: no response, or an invalid one.
         """
@@ -126,8 +129,11 @@ class HttpConnections:
                 return self._once(route, url, headers, deadline, outgoing)
             except TransportError as error:
                 sock: DeadlineSocket | None = SERVING.sock
-                if sock is None or sock.is_fresh or sock.was_heard or isinstance(error, StalledError):
+                if sock is None or sock.is_fresh or isinstance(error, StalledError):
                     raise
+                if sock.was_heard:
+                    self._adapter.pool(route).close_idle()
+                    break
         return self._once(route, url, headers, deadline, outgoing)
 
     def _once(

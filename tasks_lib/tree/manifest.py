@@ -62,15 +62,30 @@ def find_new_paths(
             status = _stat_entry(chain, one.path)
             if status is not None and stat.S_ISDIR(status.st_mode) and one.kind == "directory":
                 shared.add(one.path)
-            elif status is None or one.path in own:
+            elif status is None or (one.path in own and _is_removed_with(own, chain, one.path, status)):
                 new.append(one.path)
             else:
                 raise clash(one.path)
     return new
 
 
+def _is_removed_with(own: frozenset[str], chain: DirectoryChain, path: str, status: os.stat_result) -> bool:
+    """Return whether `remove_entries` of the paths `own` removes what is at one of them: no directory with others."""
+    waiting = [path] if stat.S_ISDIR(status.st_mode) else []
+    while waiting:
+        directory = waiting.pop()
+        with os.scandir(chain.enter(os.fsencode(directory))) as entries:
+            for entry in entries:
+                inner = f"{directory}/{entry.name}"
+                if inner not in own:
+                    return False
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(inner)
+    return True
+
+
 def remove_entries(root: Path, made: Iterable[ManifestEntry]) -> None:
-    """Remove entries below `root`, directories only if they are empty.
+    """Remove entries below `root`, directories only if they are empty, whatever their kind is now.
 
     Raises:
         OSError: `root` cannot be opened, or is read-only.
@@ -79,12 +94,11 @@ def remove_entries(root: Path, made: Iterable[ManifestEntry]) -> None:
     directories = []
     with DirectoryChain(root) as chain:
         for line in made:
-            if line.kind == "directory":
+            if line.kind == "directory" or not _drop(chain, line.path, os.unlink):
                 directories.append(line.path)
-            else:
-                _drop(chain, line.path, os.unlink)
         for path in reversed(directories):
-            _drop(chain, path, os.rmdir)
+            if not _drop(chain, path, os.rmdir):
+                _drop(chain, path, os.unlink)
 
 
 def _stat_entry(chain: DirectoryChain, path: str) -> os.stat_result | None:
@@ -104,14 +118,16 @@ def _is_unchanged(chain: DirectoryChain, line: ManifestEntry, written_ns: int) -
     return is_mtime_at_most(status, written_ns) and (line.kind != "file" or status.st_size == line.size)
 
 
-def _drop(chain: DirectoryChain, path: str, verb: Callable[..., None]) -> None:
-    """Remove one entry; keep a directory that is not empty, or an entry of another type at this path."""
+def _drop(chain: DirectoryChain, path: str, verb: Callable[..., None]) -> bool:
+    """Remove one entry and return True; return False for an entry that `verb` does not remove."""
     directory, _, name = os.fsencode(path).rpartition(b"/")
     try:
         verb(name, dir_fd=chain.enter(directory))
     except OSError as error:
         if error.errno in (errno.EROFS, errno.EIO):
             raise
+        return False
+    return True
 
 
 _END: Final = '"end"\n'
@@ -160,9 +176,10 @@ class ManifestWriter:
     def add_files(self, group: SmallFiles) -> None:
         """Add files of one directory, whose entry was added before."""
         prefix = quoted(_text(group.directory) + "/")[:-1] if group.directory else '"'
+        names = quoted(_text(b"\n".join([file[0] for file in group.files])))[1:-1].split("\\n")
         self._lines += [
-            f'[{prefix}{quoted(_text(name))[1:]},"file",{executable},{size},""]\n'
-            for name, size, executable, _, _ in group.files
+            f'[{prefix}{name}","file",{executable},{size},""]\n'
+            for name, (_, size, executable, _, _) in zip(names, group.files, strict=True)
         ]
         if len(self._lines) >= _LINES:
             self._flush()

@@ -301,7 +301,7 @@ def os_errors_as_tree_errors(destination: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        place = escape_text(str(error.filename)) if error.filename is not None else str(destination)
+        place = escape_text(os.fsdecode(error.filename)) if error.filename is not None else str(destination)
         raise TreeError(
             f"cannot write {destination}: {place}: {error.strerror or error}", hint="check space and permissions"
         ) from error
