@@ -21,20 +21,19 @@ import msgspec
 
 from tasks_lib import steps
 from tasks_lib.context import Context
-from tasks_lib.definitions import Checksums, Debian, DebianSource, Definitions, Fetch, GpgSignature, StaticUrl
+from tasks_lib.definitions import Definitions, Fetch, StaticUrl
 from tasks_lib.definitions.codec import decode, encode
 from tasks_lib.errors import FetchError, SettingError, ToolError, escape_text
 from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.incremental.resources import ReferencedFiles
 from tasks_lib.layout import KINDS, MIRRORS, OWN, STORE_KEYS, find_layout
 from tasks_lib.network import Headers, has_reference
+from tasks_lib.platforms import ANY_PLATFORM
 from tasks_lib.progress import FailedSource
-from tasks_lib.recipe import Host
 from tasks_lib.settings import Settings
 from tasks_lib.steps import Artifact, Plan
-from tasks_lib.steps.plan import list_key_files
+from tasks_lib.steps.definition_types import list_read_files
 from tasks_lib.store.fleet import Fleet, State
-from tasks_lib.store.records import ANY_PLATFORM
 from tasks_lib.store.upload import Uploads, make_record
 from tasks_lib.ui.events import installed_version
 
@@ -116,11 +115,8 @@ def make_batch(
         batch.fetches.append(encode(fetch))
         if isinstance(fetch.source, StaticUrl):
             _add_headers(batch, fetch.name, headers.get(fetch.name, ()) if fetch.source.headers else ())
-        if isinstance(fetch.source, StaticUrl | DebianSource):
-            for path in list_key_files(fetch.source):
-                _add_key_file(batch, fetch.name, path)
-        elif isinstance(fetch.source, Debian):
-            _add_key_file(batch, fetch.name, fetch.source.lock_file)
+        for path in list_read_files(fetch.source):
+            _add_key_file(batch, fetch.name, path)
     return msgspec.msgpack.encode(batch)
 
 
@@ -167,7 +163,7 @@ def run_batch(data: bytes) -> bytes:
         _write_files(fetchdefs, batch.files)
         paths = {path: str(fetchdefs / inner) for path, inner in batch.key_files.items()}
         context = Context(settings._replace(fetchdefs=fetchdefs), os.environ, load_headers=lambda: batch.headers)
-        fetches = [_with_key_files(decode(one), paths) for one in batch.fetches]
+        fetches = [_relocate(decode(one), paths) for one in batch.fetches]
         return msgspec.msgpack.encode(_made(context, fetches, frozenset(batch.repacked)))
 
 
@@ -180,25 +176,18 @@ def _write_files(directory: Path, files: Mapping[str, bytes]) -> None:
         write_best_effort(path, content)
 
 
-def _with_key_files(fetch: Any, paths: Mapping[str, str]) -> Fetch:
-    """Return the definition with the paths of its key files, or of its lock, on this machine."""
-    source = fetch.source
-    changed: dict[str, Any] = {}
-    if isinstance(source, DebianSource) and source.key_files:
-        changed["key_files"] = tuple(paths[path] for path in source.key_files)
-    for field in ("gpg_signature", "checksums") if isinstance(source, StaticUrl) else ():
-        value = getattr(source, field)
-        if isinstance(value, GpgSignature):
-            changed[field] = msgspec.structs.replace(value, key_file=paths[value.key_file])
-        elif isinstance(value, Checksums) and isinstance(value.signed_by, GpgSignature):
-            signer = msgspec.structs.replace(value.signed_by, key_file=paths[value.signed_by.key_file])
-            changed[field] = msgspec.structs.replace(value, signed_by=signer)
-    if isinstance(source, Debian):
-        changed["lock_file"] = paths[source.lock_file]
-    found: Fetch = (
-        msgspec.structs.replace(fetch, source=msgspec.structs.replace(source, **changed)) if changed else fetch
-    )
-    return found
+def _relocate(value: Any, paths: Mapping[str, str]) -> Any:
+    """Return a value of definitions with the paths of its key files, or of its lock, on this machine."""
+    changed = {}
+    for name in value.__struct_fields__:
+        own = getattr(value, name)
+        if isinstance(own, msgspec.Struct):
+            changed[name] = _relocate(own, paths)
+        elif name in ("key_file", "lock_file"):
+            changed[name] = paths.get(own, own)
+        elif name == "key_files":
+            changed[name] = tuple(paths.get(path, path) for path in own)
+    return msgspec.structs.replace(value, **changed)
 
 
 def _made(context: Context, fetches: list[Fetch], repacked: frozenset[str]) -> BatchResult:
@@ -214,14 +203,8 @@ def _made(context: Context, fetches: list[Fetch], repacked: frozenset[str]) -> B
             hint="set FETCH_STORE_WRITE=always and the credential of the store on the workers",
         )
     context.cache.join(context.settings.fetchdefs, context.configuration().encode())
-    plan = Plan(
-        Definitions(fetches={fetch.name: fetch for fetch in fetches}, toolchains={}),
-        cache=context.settings.cache,
-        build=context.settings.build,
-        writer_version=context.writer_version,
-        files=ReferencedFiles(context.environ),
-        host=Host(),
-    )
+    definitions = Definitions(fetches={fetch.name: fetch for fetch in fetches}, toolchains={})
+    plan = Plan(definitions, context, context.configuration(), ReferencedFiles(context.environ))
     log = _Log()
     making = _Steps(context, plan, fleet.uploads, log)
     with ThreadPoolExecutor(context.settings.jobs) as pool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+#: The platform of results that do not depend on the machine: repacked archives, commits, downloads.
+ANY_PLATFORM: Final = "any"
 #: Name -> other names of the same system, or of the same machine.
 #: Source: Go's GOOS and GOARCH; Node.js, `process.platform` and `process.arch`; Debian's ports; Rust's target triples.
 _SYSTEMS: Final = {

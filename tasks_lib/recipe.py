@@ -246,15 +246,27 @@ def repository_name(source: Git | Hg, url: str, commit: str) -> str:
     return hashlib.sha256(f"{kind} {len(commit)} {url}".encode()).hexdigest()
 
 
-def packages_key(definition: str, lock: Digest, *, version: str) -> str:
-    """Return the key of a repository of Debian packages.
+#: Increment when the same packages may become another repository.
+REPOSITORY_VERSION: Final = 1
 
-    Args:
-        definition: the digest of what the definition asks for.
-        lock: the digest of the lock.
-        version: the version of what writes the repository.
-    """
-    return _key("debian", version, definition, str(lock))
+
+def packages_digest(source: Debian) -> str:
+    """Return the digest of the packages that a definition asks for: neither URIs nor the order of lists matter."""
+    asked: dict[str, object] = {
+        "architectures": sorted(source.architectures),
+        "components": sorted(source.components),
+        "essential": source.essential,
+        "packages": sorted(source.packages),
+        "signed-by": sorted(source.signed_by),
+        "snapshot": source.snapshot,
+        "suites": sorted(suite.name for suite in source.suites),
+    }
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def packages_key(source: Debian, lock: Digest, *, version: str) -> str:
+    """Return the key of a repository of Debian packages that version `version` of the archive writer writes."""
+    return _key("debian", f"{REPOSITORY_VERSION}.{version}", packages_digest(source), str(lock))
 
 
 def extract_key(artifact_key: str, *, dest: str, version: int, shape: Sequence[str] = ()) -> str:

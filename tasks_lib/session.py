@@ -69,14 +69,8 @@ class Session:
             self.settings,
             self.environ,
             load_headers=lambda: self._files.load_headers(),
-            artifact_paths=self._artifact_paths,
+            artifact_paths=lambda domain, level: self.graph.artifact_paths(domain, level),
         )
-
-    def _artifact_paths(self, domain: str, level: int) -> Mapping[str, str]:
-        """Return which artifacts of Taskcluster's tasks the definitions reach: item key -> path below the index."""
-        from tasks_lib.graph.index import IndexPaths  # loads the steps
-
-        return IndexPaths(self.plan, level, domain).artifacts()
 
     @cached_property
     def _files(self) -> ProjectFiles:
@@ -148,15 +142,7 @@ class Session:
         configuration = self.context.configuration(self.definitions.passed)
         if self.definitions.passed:  # prune needs the values of variables that only the definitions name
             self._join(configuration)
-        return Plan(
-            self.definitions,
-            cache=self.settings.cache,
-            build=self.settings.build,
-            writer_version=self.context.writer_version,
-            files=self._files.references,
-            host=configuration.host,
-            image_defaults=self.context.image_defaults,
-        )
+        return Plan(self.definitions, self.context, configuration, self._files.references)
 
     @cached_property
     def graph(self) -> TaskGraph:

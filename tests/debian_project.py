@@ -18,13 +18,13 @@ from tasks_lib.debian.lock import (
     LockedPackage,
     LockedRelease,
     decode_lock,
-    definition_digest,
     encode_lock,
     parse_lock,
 )
 from tasks_lib.definitions import Debian
 from tasks_lib.errors import FetchError
 from tasks_lib.incremental.definition_files import load
+from tasks_lib.recipe import packages_digest
 from tests.debian_mirror import Deb, DebianMirror
 from tests.keys import Keyring
 from tests.project import PORCH, written
@@ -68,7 +68,7 @@ def project(top: Path, text: str, suites: Mapping[str, tuple[Path, Iterable[Deb]
     packages = [locked(deb, suite) for suite, (_, debs) in suites.items() for deb in debs]
     lock = Lock(
         version=1,
-        definition=definition_digest(source),
+        definition=packages_digest(source),
         releases=tuple(release(root, suite) for suite, (root, _) in suites.items()),
         packages=tuple(sorted(packages, key=lambda one: (one.package, one.architecture))),
     )

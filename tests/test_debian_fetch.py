@@ -18,9 +18,10 @@ import msgspec
 import pytest
 
 from doit_fetch import Project
+from tasks_lib import recipe
 from tasks_lib.debian.deb822 import parse_paragraph, split_paragraphs
 from tasks_lib.debian.lock import LockedIndex, encode_lock, parse_lock
-from tasks_lib.debian.repository import REPOSITORY_VERSION, format_gzip
+from tasks_lib.debian.repository import format_gzip
 from tasks_lib.errors import (
     AllSourcesFailedError,
     FetchError,
@@ -137,7 +138,7 @@ def test_the_same_bytes_everywhere(tmp_path: Path, root: Path) -> None:
 @pytest.mark.parametrize("size", [0, 1, 0xFFFF, 0x10000, 200_000])
 def test_gzip_in_stored_blocks(size: int) -> None:
     """The compressed index does not depend on the version of zlib; golden for REPOSITORY_VERSION 1."""
-    assert REPOSITORY_VERSION == 1
+    assert recipe.REPOSITORY_VERSION == 1
     content = bytes(at % 251 for at in range(size))
     assert gzip.decompress(format_gzip(content)) == content
     digest = hashlib.sha256(format_gzip(b"a" * 70_000)).hexdigest()

@@ -16,7 +16,6 @@ from tasks_lib.debian.lock import (
     LockedIndex,
     LockedPackage,
     LockedRelease,
-    definition_digest,
     encode_lock,
     parse_lock,
     read_lock,
@@ -25,6 +24,7 @@ from tasks_lib.debian.lock import (
 from tasks_lib.definitions import Debian, Definitions, SourceFile, parse
 from tasks_lib.definitions.codec import decode, encode
 from tasks_lib.errors import DefinitionError, FetchError, LockMismatchError, LockStaleError, UnsafePathError
+from tasks_lib.recipe import packages_digest
 
 SHA = "ab" * 32
 KEY = "4D64FEC119C2029067D6E791F8D2585B8783D481"
@@ -143,8 +143,8 @@ def test_a_faulty_definition(case: str) -> None:
 def test_what_makes_a_lock_stale(changes: dict[str, Any], is_same: bool) -> None:
     """A lock is stale when the definition asks for something else, not when it comes from elsewhere."""
     old, new = source(), source(**changes)
-    made = msgspec.structs.replace(lock(), definition=definition_digest(old))
-    assert (definition_digest(old) == definition_digest(new)) is is_same
+    made = msgspec.structs.replace(lock(), definition=packages_digest(old))
+    assert (packages_digest(old) == packages_digest(new)) is is_same
     require_current(made, old)
     if not is_same:
         with pytest.raises(LockStaleError, match=r"image\.lock was made for another state of its definition"):

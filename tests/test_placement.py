@@ -203,7 +203,7 @@ def test_a_tree_of_a_shared_cache_that_changed(farm: Farm) -> None:
 def test_verify_finds_an_edit_that_keeps_its_time(farm: Farm) -> None:
     """Changing a hard link while keeping size and time is found in the cache and in every copy; all are restored."""
     run(farm, "link_mode=hardlink")
-    assert "1 unpacked trees" in run(farm, "verify")
+    assert "1 unpacked tree," in run(farm, "verify")
     change(farm.top / "build/one/fetches/d/numbers")
     done = farm.doit("verify")
     assert done.returncode == 1

@@ -18,8 +18,8 @@ from typing import Final, Literal, NamedTuple
 from tasks_lib.cache import results, usage
 from tasks_lib.cache.blobs import BlobDirectory
 from tasks_lib.cache.quarantine import Quarantine
+from tasks_lib.cache.trees import delete
 from tasks_lib.fs import atomic, files, locks
-from tasks_lib.fs.directories import remove_tree
 from tasks_lib.fs.locks import locked
 from tasks_lib.fs.trust import FORMAT
 from tasks_lib.progress import Progress
@@ -244,18 +244,6 @@ def _remove(item: InventoryItem, root: Path) -> None:
         delete(path, root)
     if item.kind == "artifact":
         _drop_empty(path.parent, root / "artifacts")
-
-
-def delete(directory: Path, root: Path) -> None:
-    """Rename a directory to a temporary name, then remove it, so that readers never see part of it.
-
-    Raises:
-        OSError: the file system rejects the operation.
-    """
-    aside = root / FORMAT / "tmp" / atomic.scratch_name()
-    files.make_directory(aside.parent, root)
-    directory.rename(aside)
-    remove_tree(aside)
 
 
 @contextlib.contextmanager

@@ -14,9 +14,9 @@ from typing import Final
 
 from tasks_lib.cache.blobs import BlobDirectory
 from tasks_lib.cache.cache import Cache
-from tasks_lib.cache.maintenance import delete
-from tasks_lib.fs import files, locks, system_calls
+from tasks_lib.fs import atomic, files, locks, system_calls
 from tasks_lib.fs.directories import remove_tree
+from tasks_lib.fs.trust import FORMAT
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -107,3 +107,15 @@ class Trees:
         path = self._place(self._blobs, key)
         with files.convert_os_errors(path), contextlib.suppress(FileNotFoundError):
             delete(path, self._blobs.root)
+
+
+def delete(directory: Path, root: Path) -> None:
+    """Rename a directory to a temporary name, then remove it, so that readers never see part of it.
+
+    Raises:
+        OSError: the file system rejects the operation.
+    """
+    aside = root / FORMAT / "tmp" / atomic.scratch_name()
+    files.make_directory(aside.parent, root)
+    directory.rename(aside)
+    remove_tree(aside)

@@ -22,7 +22,6 @@ from msgspec.structs import replace
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.cli.project_command import ProjectCommand
 from tasks_lib.context import Context
-from tasks_lib.definitions import Definitions
 from tasks_lib.engine.base_command import OFFLINE, flag, option, usage_error
 from tasks_lib.errors import CacheError, DefinitionError, escape_text
 from tasks_lib.incremental.definition_files import load
@@ -194,22 +193,7 @@ def load_plan(context: Context) -> Plan:
     """
     own, files = context.settings, ReferencedFiles(context.environ)
     definitions = load(own.fetchdefs, files=files, topsrcdir=own.topsrcdir, platform=own.platform)
-    return _make_plan(context, definitions, context.configuration(definitions.passed), files)
-
-
-def _make_plan(
-    context: Context, definitions: Definitions, configuration: Configuration, files: ReferencedFiles
-) -> Plan:
-    """Return the plan of definitions under a configuration, for the cache of this run."""
-    return Plan(
-        definitions,
-        cache=context.settings.cache,
-        build=context.settings.build,
-        writer_version=configuration.writer_version,
-        files=files,
-        host=configuration.host,
-        image_defaults=context.image_defaults,
-    )
+    return Plan(definitions, context, context.configuration(definitions.passed), files)
 
 
 def _roots(context: Context) -> Referenced:
@@ -245,7 +229,7 @@ def _roots(context: Context) -> Referenced:
             if directory == own:  # trees of an earlier link mode are not needed here any more
                 configuration = replace(configuration, link_mode=context.settings.link_mode)
             files = ReferencedFiles(context.environ, configuration.directory)
-            roots.append(Root(_make_plan(context, definitions, configuration, files), configuration))
+            roots.append(Root(Plan(definitions, context, configuration, files), configuration))
     return find_referenced(context, roots)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,10 +14,7 @@ from tasks_lib.engine.base_command import flag, from_start, option, usage_error
 from tasks_lib.errors import SettingError, StoreError, escape_text
 from tasks_lib.incremental.selection import closure
 from tasks_lib.progress import LineProgress
-from tasks_lib.steps.source_package import list_shared_files
-from tasks_lib.steps.store_prune import prune_store
-from tasks_lib.steps.store_status import describe_stores
-from tasks_lib.steps.transfer import list_shared_items, pull, push
+from tasks_lib.steps.stores import describe_stores, list_shared_items, prune_store, pull, push
 from tasks_lib.store.fleet import Counts
 from tasks_lib.store.records import generate_key
 from tasks_lib.units import format_size, parse_duration
@@ -84,7 +80,7 @@ def _select(definitions: Definitions, names: list[str]) -> tuple[list[str], list
 def _list_items(context: Context, names: list[str]) -> list[Any]:
     plan = load_plan(context)
     chosen = closure(plan.definitions, *_select(plan.definitions, names))
-    return list(list_shared_items(plan, *chosen, list_files=partial(list_shared_files, context)))
+    return list(list_shared_items(context, plan, *chosen))
 
 
 def _keygen(names: list[str]) -> int:
@@ -150,7 +146,7 @@ def _prune(context: Context, params: Any) -> int:
     status = 0
     for member in opening.members():
         try:
-            decided = prune_store(member.store, plan, time.time() - older_than_s, dry_run=params["dry_run"])
+            decided = prune_store(context, member.store, plan, time.time() - older_than_s, dry_run=params["dry_run"])
         except StoreError as error:
             print_lines(str(error).split("\n"))
             status = 1

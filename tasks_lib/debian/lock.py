@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -22,6 +22,7 @@ from tasks_lib.definitions import Debian
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import LockMismatchError, LockStaleError, UnsafePathError, escape_text
 from tasks_lib.fs.files import open_regular
+from tasks_lib.recipe import packages_digest
 from tasks_lib.relpath import RelPath
 from tasks_lib.units import format_size
 
@@ -137,20 +138,6 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise ValueError(f"the suite {escape_text(min(missing))!r} is not among the releases")
 
 
-def definition_digest(source: Debian) -> str:
-    """Return the digest of what a definition asks for: neither its URIs nor the order of its lists matter."""
-    asked: dict[str, Any] = {
-        "architectures": sorted(source.architectures),
-        "components": sorted(source.components),
-        "essential": source.essential,
-        "packages": sorted(source.packages),
-        "signed-by": sorted(source.signed_by),
-        "snapshot": source.snapshot,
-        "suites": sorted(suite.name for suite in source.suites),
-    }
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-
-
 def read_lock(path: Path) -> Lock:
     """Return a lock, which may be stale.
 
@@ -232,7 +219,7 @@ def require_current(lock: Lock, source: Debian) -> None:
     Raises:
         LockStaleError: it was not.
     """
-    if lock.definition != (expected := definition_digest(source)):
+    if lock.definition != (expected := packages_digest(source)):
         raise LockStaleError(
             f"{escape_text(source.lock_file)} was made for another state of its definition: "
             f"expected {expected[:16]}..., found {lock.definition[:16]}...",

@@ -18,8 +18,6 @@ from tasks_lib.debian.lock import Lock, LockedPackage
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
 
-#: Increment when the same packages may become another repository.
-REPOSITORY_VERSION: Final = 1
 #: Magic, deflate, no flags, no time, no extra flags, unknown system. Source: RFC 1952 section 2.3.
 _GZIP_HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 #: Largest stored block. Source: RFC 1951 section 3.2.4.

@@ -25,18 +25,15 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
-
-import msgspec
 
 from tasks_lib import recipe
 from tasks_lib.cache import Cache, Result
 from tasks_lib.cache.results import Provenance
 from tasks_lib.digest import Integrity
 from tasks_lib.download.attempt import Reader, _Details
-from tasks_lib.download.from_stores import StoreReader
 from tasks_lib.download.hosts import Hosts
 from tasks_lib.download.source_state import Assembly, AttemptLog, Download, Mode, Purpose, Request, SourceState
 from tasks_lib.errors import DigestMismatchError, HttpStatusError, IntegrityError, TransportError
@@ -44,10 +41,11 @@ from tasks_lib.fs.local_urls import is_local_file
 from tasks_lib.network import Policy
 from tasks_lib.progress import FailedSource, Progress
 from tasks_lib.retry import Retry, is_unresponsive, iterate_sources
-from tasks_lib.store.fleet import Fleet, StoreMember
-from tasks_lib.store.records import ANY_PLATFORM, recorded_origins
-from tasks_lib.store.upload import Receivers, make_record
 from tasks_lib.transport import Transport, redacted
+
+if TYPE_CHECKING:
+    from tasks_lib.download.from_stores import StoreReader
+    from tasks_lib.store.fleet import Fleet, StoreMember
 
 
 class Downloader:
@@ -64,8 +62,11 @@ class Downloader:
         self._cache, self._transport, self._policy, self._sleep = cache, transport, policy, sleep
         self._hosts = Hosts(policy.jobs_per_host)
         self._reader = Reader(cache, transport, policy, self._hosts)
-        self._fleet = fleet
-        self._stores = StoreReader(fleet, cache, transport, policy, self._hosts) if fleet is not None else None
+        self._stores: StoreReader | None = None
+        if fleet is not None:
+            from tasks_lib.download.from_stores import StoreReader  # slow to import, needed only with a store
+
+            self._stores = StoreReader(fleet, cache, transport, policy, self._hosts)
 
     def needs_network(self, wanted: Request) -> bool:
         """Whether neither the cache nor a local file has the content; opens no socket."""
@@ -93,7 +94,7 @@ class Downloader:
                 return {} if known is None else self._confirm(wanted, known, progress)
             with self._cache.partial(wanted.integrity) as partial:
                 download = Download(wanted, partial, progress, AttemptLog(wanted), {})
-                if known is None and (self._fleet is None or self._fleet.trust == "none"):
+                if known is None and (self._stores is None or self._stores.trust == "none"):
                     partial.artifact = wanted.artifact  # no other URL is known that would have to be confirmed
                 held = self._from_store(download)
                 if held is None:
@@ -123,8 +124,9 @@ class Downloader:
             wanted = Request(name=name, integrity=integrity, urls=(name,))
             with self._cache.partial(integrity) as partial:
                 held = self._from_store(Download(wanted, partial, progress, AttemptLog(wanted), {}))
-            if held is not None and note == "origins":
-                self._note_origins(integrity, self._cache.result(recipe.fetch_key(integrity)), *held, progress)
+            if self._stores is not None and held is not None and note == "origins":
+                known = self._cache.result(recipe.fetch_key(integrity))
+                self._stores.note_origins(integrity, known, *held, progress)
             return held is not None
 
     def _from_store(self, download: Download) -> tuple[StoreMember, Provenance] | None:
@@ -145,44 +147,18 @@ class Downloader:
             AllSourcesFailedError: the URL of the definition has other content.
             CacheUnavailableError, CancelledError: as `obtain`.
         """
-        result, urls = self._note_origins(wanted.integrity, known, member, provenance, progress)
-        self._upload(wanted, urls, "lacking")
+        assert self._stores is not None, "a store had the blob"
+        result, urls = self._stores.note_origins(wanted.integrity, known, member, provenance, progress)
+        self._stores.share(wanted.integrity, urls, "lacking")
         return self._confirm(wanted, result, progress) or provenance
-
-    def _note_origins(
-        self,
-        integrity: Integrity,
-        known: Result | None,
-        member: StoreMember,
-        provenance: Provenance,
-        progress: Progress,
-    ) -> tuple[Result, tuple[str, ...]]:
-        """Record a blob that came from a store, with the URLs of its record there; return the result and those URLs."""
-        assert self._fleet is not None, "a store of the fleet had the blob"
-        key = recipe.fetch_key(integrity)
-        record = self._fleet.record_of(member, key, progress)
-        urls = record.urls if record is not None and record.integrity == integrity else ()
-        result = known or Result(key=key, integrity=integrity)
-        origins = {**result.origins, **recorded_origins(urls)}
-        if record is not None and not origins:
-            origins = recorded_origins([member.name])  # bytes of an unknown origin: the URL has not confirmed them
-        result = msgspec.structs.replace(result, provenance=provenance, origins=origins)
-        self._cache.record(result)
-        return result, urls
-
-    def _upload(self, wanted: Request, urls: Sequence[str], receivers: Receivers) -> None:
-        """Let the stores have a blob that this run obtained, if it writes to them."""
-        if self._fleet is None or self._fleet.uploads is None or wanted.integrity.digest.algorithm != "sha256":
-            return
-        key = recipe.fetch_key(wanted.integrity)
-        self._fleet.uploads.add(make_record(key, wanted.integrity, ANY_PLATFORM, urls), receivers)
 
     def _record(self, wanted: Request, known: Result | None, place: str, provenance: Provenance) -> Provenance:
         """Record that the content came from `place` for the URL of the definition; return the provenance."""
         result = known or Result(key=recipe.fetch_key(wanted.integrity), integrity=wanted.integrity)
         origins = {url: redacted(url) for url in dict.fromkeys((place, wanted.written))}
         self._cache.record(result.with_origins(provenance, origins))
-        self._upload(wanted, [wanted.written], "all")
+        if self._stores is not None:
+            self._stores.share(wanted.integrity, [wanted.written], "all")
         return provenance
 
     def _confirm(self, wanted: Request, known: Result, progress: Progress) -> Provenance:

@@ -7,20 +7,28 @@ asked again only while its answers bring the content forward.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from tasks_lib.cache import Cache
+import msgspec
+
+from tasks_lib import recipe
+from tasks_lib.cache import Cache, Result
+from tasks_lib.cache.results import Provenance
+from tasks_lib.digest import Integrity
 from tasks_lib.download.attempt import Reader, _Details
 from tasks_lib.download.hosts import Hosts
 from tasks_lib.download.source_state import Assembly, Download, SourceState
 from tasks_lib.errors import FetchError, HttpStatusError, IntegrityError, StoreError, TransportError
 from tasks_lib.network import Policy
+from tasks_lib.platforms import ANY_PLATFORM
 from tasks_lib.progress import FailedSource, Progress
 from tasks_lib.retry import Retry
 from tasks_lib.store import blob_key
 from tasks_lib.store.fleet import Fleet, StoreMember
 from tasks_lib.store.http import status_error, unavailable
+from tasks_lib.store.records import recorded_origins
+from tasks_lib.store.upload import Receivers
 from tasks_lib.transport import Transport
 
 #: Seconds allowed for reading an item of a directory, and for explaining wrong bytes.
@@ -31,7 +39,7 @@ class StoreReader:
     """Reads blobs from the stores of a run; shared by all its threads."""
 
     def __init__(self, fleet: Fleet, cache: Cache, transport: Transport, policy: Policy, hosts: Hosts) -> None:
-        self._fleet, self._policy = fleet, policy
+        self._fleet, self._cache, self._policy = fleet, cache, policy
         self._readers: Mapping[StoreMember, Reader] = {
             member: Reader(cache, member.store.transport or transport, policy, hosts) for member in fleet.members
         }
@@ -54,6 +62,36 @@ class StoreReader:
                 self._fleet.counts.add_read(member.name, integrity.size)
                 return member, facts
         return None
+
+    @property
+    def trust(self) -> str:
+        """Whose results are used."""
+        return self._fleet.trust
+
+    def note_origins(
+        self,
+        integrity: Integrity,
+        known: Result | None,
+        member: StoreMember,
+        provenance: Provenance,
+        progress: Progress,
+    ) -> tuple[Result, tuple[str, ...]]:
+        """Record a blob that came from a store, with the URLs of its record there; return the result and those URLs."""
+        key = recipe.fetch_key(integrity)
+        record = self._fleet.record_of(member, key, progress)
+        urls = record.urls if record is not None and record.integrity == integrity else ()
+        result = known or Result(key=key, integrity=integrity)
+        origins = {**result.origins, **recorded_origins(urls)}
+        if record is not None and not origins:
+            origins = recorded_origins([member.name])  # bytes of an unknown origin: the URL has not confirmed them
+        result = msgspec.structs.replace(result, provenance=provenance, origins=origins)
+        self._cache.record(result)
+        return result, urls
+
+    def share(self, integrity: Integrity, urls: Sequence[str], receivers: Receivers) -> None:
+        """Let the stores have a blob that this run obtained, if it writes to them."""
+        if self._fleet.uploads is not None and integrity.digest.algorithm == "sha256":
+            self._fleet.uploads.add(recipe.fetch_key(integrity), integrity, ANY_PLATFORM, urls, receivers)
 
     def _from_one(self, download: Download, member: StoreMember, key: str) -> _Details | None:
         try:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from tasks_lib.context import Context
-from tasks_lib.definitions import Debian, DebianSource, Fetch, StaticUrl
-from tasks_lib.digest import Digest
+from tasks_lib.definitions import Fetch
 from tasks_lib.errors import OfflineError, escape_text
 from tasks_lib.graph.actions import step_of
 from tasks_lib.incremental.selection import needed
 from tasks_lib.steps import needs_network
+from tasks_lib.steps.definition_types import load_steps
 from tasks_lib.store import blob_key
 
 #: Maximum number of missing artifacts that are named; the others are counted.
@@ -48,18 +47,6 @@ def list_blobs(context: Context, tasks: Mapping[str, Any], selected: Iterable[st
     for task in needed(tasks, selected):
         step = step_of(task) if task.name.startswith("fetch:") else None
         definition = step.arguments[1] if step is not None else None
-        for digest in _list_digests(definition) if isinstance(definition, Fetch) else ():
+        for digest in load_steps(context, definition).list_digests() if isinstance(definition, Fetch) else ():
             if not os.path.exists(context.cache.path(digest)):  # noqa: PTH110  # a hint suffices
                 yield blob_key(digest.hex)
-
-
-def _list_digests(fetch: Fetch) -> list[Digest]:
-    """Return the digests of the files that a definition names."""
-    source = fetch.source
-    if isinstance(source, Debian):
-        from tasks_lib.steps.debian import list_members  # slow to import, needed only for packages
-
-        return [one.integrity.digest for one in list_members(source, Path())]
-    if isinstance(source, DebianSource):
-        return [source.digest]
-    return [source.integrity.digest] if isinstance(source, StaticUrl) else []

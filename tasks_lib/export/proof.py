@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from tasks_lib.context import Context
-from tasks_lib.definitions import Debian, DebianSource, Fetch, StaticUrl
+from tasks_lib.definitions import Fetch, StaticUrl
 from tasks_lib.download import Request
 from tasks_lib.errors import FetchError, SettingError, escape_text
 from tasks_lib.export.directory import RECORDS, read_record
@@ -25,7 +25,7 @@ from tasks_lib.host import find_isolation
 from tasks_lib.network import redacted
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.project import Project
-from tasks_lib.steps.definition_members import list_definition_members
+from tasks_lib.steps.definition_types import load_steps
 from tasks_lib.transport.urls import safe_origin
 
 #: Where a run finds the content of a download: URLs to try.
@@ -170,9 +170,7 @@ def _list_files(project: Project, fetch: Fetch) -> list[StaticUrl]:
     """Return the downloads of which a definition consists, as far as they are known here."""
     if isinstance(fetch.source, StaticUrl):
         return [fetch.source]
-    if isinstance(fetch.source, Debian | DebianSource):
-        return [one.download for one in list_definition_members(project.context, fetch.source, Path())]
-    return []
+    return [one.download for one in load_steps(project.context, fetch).list_members(Path())]
 
 
 def _run(

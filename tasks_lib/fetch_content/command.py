@@ -11,7 +11,6 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from tasks_lib.errors import FetchError
@@ -59,12 +58,10 @@ def _fetch(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Run a subcommand; return its exit status."""
     try:
         with _signals():
-            if options.command == "package":
-                from tasks_lib.packaging.build import FETCH_CONTENT, package  # loads what only this subcommand needs
+            if options.command != "run" or "MOZ_FETCHES" in environ:
+                from tasks_lib.fetch_content.subcommands import run  # slow; `run` may have nothing to fetch
 
-                package(FETCH_CONTENT, Path(options.dest), options.python)
-            elif options.command != "run" or "MOZ_FETCHES" in environ:
-                _obtain(options, environ)
+                run(options, environ)
     except FetchError as error:
         console.log(f"fetch-content: {error}")
         return 1
@@ -76,12 +73,6 @@ def _fetch(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         console.log(f"fetch-content: stopped by {signal.Signals(error.number).name}")
         _die(error.number)
     return 0
-
-
-def _obtain(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
-    from tasks_lib.fetch_content.subcommands import obtain  # loads requests, which `run` without fetches does not need
-
-    obtain(options, environ)
 
 
 def _die(number: int) -> NoReturn:

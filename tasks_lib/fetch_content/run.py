@@ -19,12 +19,12 @@ from tasks_lib.errors import SettingError, StoreError, TransportError, escape_te
 from tasks_lib.fetch_content.console import log
 from tasks_lib.fs import locks, system_calls
 from tasks_lib.fs.copying import link_or_copy
+from tasks_lib.platforms import ANY_PLATFORM
 from tasks_lib.progress import Facts, LineProgress, describe_wait
 from tasks_lib.retry import Retry
 from tasks_lib.settings import Settings
-from tasks_lib.steps.shared_results import share_result
+from tasks_lib.steps.artifacts import share_result
 from tasks_lib.store import blob_key
-from tasks_lib.store.records import ANY_PLATFORM
 from tasks_lib.transport import redacted
 from tasks_lib.units import format_size
 

@@ -1,9 +1,10 @@
-"""The subcommands that obtain content; `command` parses their options."""
+"""The subcommands; `command` parses their options."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final
 
 from tasks_lib.fetch_content.console import SignalledError
@@ -11,11 +12,12 @@ from tasks_lib.fetch_content.git_archive import CheckoutOptions, git_checkout_ar
 from tasks_lib.fetch_content.run import remove_private_directories
 from tasks_lib.fetch_content.static_url import StaticUrlOptions, static_url
 from tasks_lib.fetch_content.task_artifacts import task_artifacts
+from tasks_lib.packaging.build import FETCH_CONTENT, package
 
 Subcommand = Callable[[argparse.Namespace, Mapping[str, str]], None]
 
 
-def obtain(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
+def run(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
     """Run a subcommand.
 
     Raises:
@@ -65,9 +67,14 @@ def _git_checkout_archive(options: argparse.Namespace, environ: Mapping[str, str
     )
 
 
+def _package(options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
+    package(FETCH_CONTENT, Path(options.dest), options.python)
+
+
 _SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "static-url": _static_url,
     "task-artifacts": _task_artifacts,
     "git-checkout-archive": _git_checkout_archive,
     "run": _task_artifacts,
+    "package": _package,
 }

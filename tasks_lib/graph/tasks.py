@@ -7,7 +7,7 @@ Source of these rules: doit 0.37, measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tasks_lib import steps
@@ -21,7 +21,7 @@ from tasks_lib.graph.index import IndexPaths
 from tasks_lib.graph.names import GROUPS
 from tasks_lib.platforms import ALL
 from tasks_lib.steps import Artifact, Delivery, Plan
-from tasks_lib.steps.plan import list_read_files
+from tasks_lib.steps.definition_types import list_read_files
 
 Task = dict[str, Any]
 
@@ -59,6 +59,10 @@ class TaskGraph:
             yield from self.refused()
         for one in definitions.skipped:
             yield self._skipped(one)
+
+    def artifact_paths(self, domain: str, level: int) -> Mapping[str, str]:
+        """Return which artifacts of Taskcluster's tasks the definitions reach: item key -> path below the index."""
+        return IndexPaths(self._plan, level, domain).artifacts()
 
     def refused(self) -> Iterator[Task]:
         """Yield the tasks of refused definitions, which belong to no group."""

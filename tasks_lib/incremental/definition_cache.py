@@ -262,9 +262,7 @@ def share_of(fetch: Fetch) -> tuple[int, int]:
         integrity = fetch.source.integrity
         return int(recipe.fetch_key(integrity)[:16], 16), integrity.size
     if isinstance(fetch.source, Debian):
-        from tasks_lib.debian.lock import definition_digest  # as above
-
-        return int(definition_digest(fetch.source)[:16], 16), 0
+        return int(recipe.packages_digest(fetch.source)[:16], 16), 0
     if isinstance(fetch.source, DebianSource):
         return int(recipe.pinned_key(fetch.source)[:16], 16), 0
     return int(recipe.commit_key(fetch.source)[:16], 16), 0

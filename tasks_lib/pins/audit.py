@@ -37,7 +37,7 @@ from tasks_lib.progress import Progress
 from tasks_lib.signature import MAX_KEYS_BYTES, MAX_SIGNATURE_BYTES
 from tasks_lib.signature.status import WARN_DAYS
 from tasks_lib.steps.checks import find_pinned
-from tasks_lib.steps.request_headers import request_headers
+from tasks_lib.steps.static_url import request_headers
 from tasks_lib.vcs.urls import display_url
 
 #: Every code of a finding, and its meaning.

@@ -20,7 +20,6 @@ from tasks_lib.debian.lock import (
     LockedPackage,
     LockedRelease,
     decode_lock,
-    definition_digest,
     encode_lock,
     read_lock_text,
 )
@@ -29,6 +28,7 @@ from tasks_lib.debian.resolve import resolve
 from tasks_lib.definitions import Debian, Fetch
 from tasks_lib.errors import LockMismatchError, LockStaleError
 from tasks_lib.pins.workspace import Workspace, write_bytes
+from tasks_lib.recipe import packages_digest
 from tasks_lib.steps.debian import obtain_indexes, read_cached_index
 
 
@@ -106,7 +106,7 @@ def update_lock(workspace: Workspace, fetch: Fetch, source: Debian, mode: str) -
             refuse_rollback(source, release, known[release.suite.name])
     indexes = [(one, one.indexes(source.components, source.architectures)) for one in releases]
     locked = sorted((one.locked(found) for one, found in indexes), key=lambda release: release.suite)
-    lock = Lock(version=VERSION, definition=definition_digest(source), releases=tuple(locked), packages=())
+    lock = Lock(version=VERSION, definition=packages_digest(source), releases=tuple(locked), packages=())
     unhashed = [one.suite.name for one in releases if not one.has_by_hash]
     obtain_indexes(context, fetch, source, lock, progress, unhashed)
     search = context.environ.get("PATH", os.defpath)

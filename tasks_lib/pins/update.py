@@ -35,9 +35,9 @@ from tasks_lib.pins.yaml_text import KeyPath
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.signature.gpg import read_key_file
 from tasks_lib.steps.commit import commit_archive
-from tasks_lib.steps.plan import list_key_files
-from tasks_lib.steps.request_headers import request_headers
+from tasks_lib.steps.definition_types import list_read_files
 from tasks_lib.steps.signatures import verify_signatures
+from tasks_lib.steps.static_url import request_headers
 
 #: Keys of `fetch:` whose text may hold the version, beside `url` and `mirrors`.
 _VERSIONED: Final[tuple[KeyPath, ...]] = (
@@ -212,7 +212,7 @@ def _revise_file(
     if shape.fault:
         done.notes.append(f"it cannot be extracted: {shape.fault}")
     if revised.vouchers:
-        keys = {path: Integrity.of(read_key_file(path, "key-path")).digest for path in list_key_files(revised)}
+        keys = {path: Integrity.of(read_key_file(path, "key-path")).digest for path in list_read_files(revised)}
         verdict = recipe.verdict_key(revised, keys)
         verify_signatures(workspace.context, fetch.name, revised, verdict, workspace.progress)
     return _Revised(revised, values)

@@ -7,6 +7,7 @@ change files are imported on first use: `doit info`, and a run that finds everyt
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from tasks_lib.steps.builds import Artifact, Delivery, ImageBuild, LayerBuild, ToolchainBuild
 from tasks_lib.steps.checks import (
     describe_unconfirmed,
     find_integrity,
@@ -22,14 +23,14 @@ from tasks_lib.steps.checks import (
     tree_of,
     url_of,
 )
-from tasks_lib.steps.plan import Artifact, Delivery, ImageBuild, LayerBuild, Plan, ToolchainBuild
+from tasks_lib.steps.definition_types import fail_refused, fetch, skip_unavailable
+from tasks_lib.steps.plan import Plan
 
 if TYPE_CHECKING:
     from tasks_lib.steps.artifacts import link_artifact, publish_from_cache
     from tasks_lib.steps.attempt import remove_attempts
     from tasks_lib.steps.command import list_variables
     from tasks_lib.steps.extract import clear_worked_fetches, deliver
-    from tasks_lib.steps.fetching import fail_refused, fetch, skip_unavailable
     from tasks_lib.steps.image import build_image, has_layers, lay_out_image, obtain_layers
     from tasks_lib.steps.repacking import repack
     from tasks_lib.steps.toolchain import SKIPPED, build_toolchain
@@ -77,9 +78,6 @@ __all__ = [
 Verb = Literal["fetch", "repack", "deliver", "build_toolchain", "build_image", "fail_refused", "skip_unavailable"]
 #: Name -> module of what is imported on first use.
 _MODULES: Final = {
-    "fail_refused": "fetching",
-    "skip_unavailable": "fetching",
-    "fetch": "fetching",
     "link_artifact": "artifacts",
     "publish_from_cache": "artifacts",
     "repack": "repacking",

@@ -32,7 +32,7 @@ from tasks_lib.fs.locks import held, try_lock
 from tasks_lib.fs.system_calls import signal_group
 from tasks_lib.layout import is_gecko
 from tasks_lib.progress import Progress
-from tasks_lib.steps.plan import InputFile, ToolchainBuild
+from tasks_lib.steps.builds import InputFile, ToolchainBuild
 from tasks_lib.tree.stale_entries import take_directory
 
 #: Seconds between SIGTERM and SIGKILL, and between two checks whether the command ended.

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from tasks_lib import recipe
 from tasks_lib.cache import Confirmation, Result
 from tasks_lib.context import Context
-from tasks_lib.definitions import Debian, DebianSource, Fetch, Git, Hg, StaticUrl
+from tasks_lib.definitions import DebianSource, Fetch, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import CacheUnavailableError
-from tasks_lib.fs.local_urls import is_local_file
 from tasks_lib.network import redacted
-from tasks_lib.steps.plan import Artifact, Delivery, ToolchainBuild
+from tasks_lib.steps.builds import Artifact, Delivery, ToolchainBuild
+from tasks_lib.steps.definition_types import load_steps
 
 if TYPE_CHECKING:
     from tasks_lib.tree.recorded_tree import RecordedTree
@@ -126,31 +126,11 @@ def describe_unconfirmed(context: Context, definition: Fetch) -> str:
 
 
 def needs_network(context: Context, definition: Fetch, artifact: Artifact) -> bool:
-    """Return whether the artifact is available only from the network: not from the cache or a local file."""
-    source = definition.source
-    if isinstance(source, Git | Hg):
-        made = context.cache.result(recipe.repository_key(source, version=context.writer_version))
-        if source.repo.startswith("file:") or (made is not None and context.cache.has(made.integrity)):
-            return False
-    elif isinstance(source, Debian):
-        from tasks_lib.steps.debian import needs_packages  # slow to import, needed only for packages
-
-        return needs_packages(context, definition, source, artifact)
-    elif isinstance(source, DebianSource):
-        from tasks_lib.steps.source_package import needs_files  # as above
-
-        return needs_files(context, definition, source, artifact)
-    else:
-        if any(is_local_file(place.url) for place in source.places):
-            return False
+    """Return whether the artifact is available only from the network: not from the cache, a store or a local file."""
     integrity = find_integrity(context, artifact)
     if integrity is not None and context.cache.has(integrity):
         return False
-    fleet = context.fleet
-    if fleet is None:
-        return True
-    key = recipe.repository_key(source, version=context.writer_version) if isinstance(source, Git | Hg) else ""
-    return not fleet.has_local(None if key else integrity, key)
+    return load_steps(context, definition).needs_network(artifact)
 
 
 def tree_of(delivery: Delivery) -> RecordedTree:

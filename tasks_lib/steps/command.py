@@ -11,7 +11,7 @@ from tasks_lib.definitions import ToolchainRun
 from tasks_lib.errors import ToolError
 from tasks_lib.host import declared_environment, digest_variables, isolate_network
 from tasks_lib.steps.attempt import Attempt
-from tasks_lib.steps.plan import Delivery, ToolchainBuild
+from tasks_lib.steps.builds import Delivery, ToolchainBuild
 
 
 def list_words(preparation: ToolchainBuild) -> list[str]:

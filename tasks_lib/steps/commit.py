@@ -9,20 +9,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO, Final, NamedTuple
 
 from tasks_lib import recipe
 from tasks_lib.archive import Entry, Reshape, make_entry, repack, write_sized
-from tasks_lib.cache import Result, Writer
+from tasks_lib.cache import Writer
 from tasks_lib.context import Context
 from tasks_lib.definitions import Git, Hg
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import DigestMismatchError, UnsafeEntryError
 from tasks_lib.limits import Limits
+from tasks_lib.platforms import ANY_PLATFORM
 from tasks_lib.progress import Progress
-from tasks_lib.steps.repository_access import RepositoryAccess, open_repositories
-from tasks_lib.steps.shared_results import adopt_shared_result, share_result
-from tasks_lib.store.records import ANY_PLATFORM
+from tasks_lib.steps.artifacts import MadeContent, adopt_shared_result, find_result, obtain_result, publish_from_cache
+from tasks_lib.steps.builds import Artifact
+from tasks_lib.steps.definition_types import DefinitionSteps, commit_record
+from tasks_lib.steps.repository_access import RepositoryAccess, open_repositories, repository_names
 from tasks_lib.vcs import git, hg
 from tasks_lib.vcs.git import MissingObjectError, Objects
 from tasks_lib.vcs.urls import display_url
@@ -237,27 +240,57 @@ def _below(directory: bytes, path: bytes) -> bytes:
     return b"/".join(filter(None, (directory, path)))
 
 
-def _find_archive(context: Context, source: Git | Hg) -> Integrity | None:
-    """Return the integrity of the archive if the cache has it, else None."""
-    result = context.cache.result(recipe.repository_key(source, version=context.writer_version))
-    return result.integrity if result is not None and context.cache.has(result.integrity) else None
+class _Commit(DefinitionSteps[Git | Hg]):
+    """The steps of one commit."""
+
+    is_shared = False  # the record of a commit is made from its definition
+
+    def fetch(self, artifact: Artifact, progress: Progress) -> None:
+        """Fetch the commit and its submodules, unless the cache has their archive, and publish the commit's record.
+
+        Raises:
+            TransportError: a commit cannot be fetched.
+            ToolError, ArchiveError, IntegrityError, CacheUnavailableError, CancelledError: as `commit_archive`.
+        """
+        cache = self.context.cache
+        if find_result(self.context, self._key) is None:
+            with cache.lock(self._key, progress):
+                is_held = adopt_shared_result(
+                    self.context, self._key, self.source.artifact_name, ANY_PLATFORM, progress
+                )
+            if not is_held:
+                with open_repositories(self.context, self.source, progress) as one:
+                    _create_work(one).parts()
+        with cache.writer() as writer:
+            writer.write(commit_record(self.source))
+            writer.commit(artifact.integrity)
+        publish_from_cache(self.context, artifact)
+
+    @property
+    def _key(self) -> str:
+        return recipe.repository_key(self.source, version=self.context.writer_version)
+
+    def repack(self, artifact: Artifact, progress: Progress) -> None:
+        """Write the archive of the commit, and publish it.
+
+        Raises:
+            TransportError, ToolError, ArchiveError, IntegrityError, CacheError, CancelledError: as `commit_archive`.
+        """
+        commit_archive(self.context, self.source, progress)
+        publish_from_cache(self.context, artifact)
+
+    def needs_network(self, artifact: Artifact) -> bool:
+        """Return whether neither the cache, a local repository nor a local store has the commit."""
+        del artifact
+        is_here = self.source.repo.startswith("file:") or find_result(self.context, self._key) is not None
+        return not (is_here or self.has_local(None, self._key))
+
+    def list_repositories(self) -> set[str]:
+        """Return the names of the repositories of the commit and its submodules."""
+        return repository_names(self.context, self.source)
 
 
-def fetch_commit(context: Context, source: Git | Hg, progress: Progress) -> None:
-    """Fetch the commit and its submodules into the cache, unless the cache has their archive.
-
-    Raises:
-        TransportError: a commit cannot be fetched.
-        ToolError, ArchiveError, IntegrityError, CacheUnavailableError, CancelledError: as `commit_archive`.
-    """
-    if _find_archive(context, source) is not None:
-        return
-    key = recipe.repository_key(source, version=context.writer_version)
-    with context.cache.lock(key, progress):
-        is_held = adopt_shared_result(context, key, source.artifact_name, ANY_PLATFORM, progress)
-    if not is_held:
-        with open_repositories(context, source, progress) as one:
-            _create_work(one).parts()
+STEPS: Final = _Commit
 
 
 def commit_archive(context: Context, source: Git | Hg, progress: Progress, *, ssh_key: str = "") -> Integrity:
@@ -277,28 +310,24 @@ def commit_archive(context: Context, source: Git | Hg, progress: Progress, *, ss
         CacheUnavailableError, CancelledError: as in every step.
     """
     key = recipe.repository_key(source, version=context.writer_version)
-    with context.cache.lock(key, progress):
-        made = _find_archive(context, source)
-        if made is None and adopt_shared_result(context, key, source.artifact_name, ANY_PLATFORM, progress):
-            made = _find_archive(context, source)
-        if made is not None:
-            return made
-        with open_repositories(context, source, progress, ssh_key) as one:
-            work = _create_work(one)
-            try:
-                return _write_archive(work, key)
-            except (MissingObjectError, DigestMismatchError) as error:
-                progress.warn(f"{display_url(source.repo)}: {error.message}; fetching it again")
-                work.forget()
-            return _write_archive(work, key)
+    make = partial(_make_archive, context, source, progress, ssh_key)
+    return obtain_result(context, key, source.artifact_name, ANY_PLATFORM, make, progress)
 
 
-def _write_archive(work: _GitWork | _HgWork, key: str) -> Integrity:
+def _make_archive(context: Context, source: Git | Hg, progress: Progress, ssh_key: str) -> MadeContent:
+    with open_repositories(context, source, progress, ssh_key) as one:
+        work = _create_work(one)
+        try:
+            return _write_archive(work)
+        except (MissingObjectError, DigestMismatchError) as error:
+            progress.warn(f"{display_url(source.repo)}: {error.message}; fetching it again")
+            work.forget()
+        return _write_archive(work)
+
+
+def _write_archive(work: _GitWork | _HgWork) -> MadeContent:
     cache, source = work.access.context.cache, work.source
     with cache.temporary() as spool, cache.writer() as writer:
         facts = work.write(spool, writer)
         integrity = writer.commit()
-    provenance = {"url": display_url(source.repo), "commit": source.revision, **facts}
-    cache.record(Result(key=key, integrity=integrity, provenance=provenance))
-    share_result(work.access.context, key, integrity, ANY_PLATFORM)
-    return integrity
+    return MadeContent(integrity, {"url": display_url(source.repo), "commit": source.revision, **facts})

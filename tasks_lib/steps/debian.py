@@ -6,12 +6,12 @@ import contextlib
 import hashlib
 import posixpath
 from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
 from tasks_lib import recipe
-from tasks_lib.cache import Result
 from tasks_lib.context import Context
 from tasks_lib.debian.indexes import find_paragraphs, read_index
 from tasks_lib.debian.lock import (
@@ -20,13 +20,12 @@ from tasks_lib.debian.lock import (
     LockedIndex,
     LockedPackage,
     LockedRelease,
-    definition_digest,
     parse_lock,
     read_lock,
     read_lock_text,
     require_current,
 )
-from tasks_lib.debian.repository import REPOSITORY_VERSION, write_repository
+from tasks_lib.debian.repository import write_repository
 from tasks_lib.definitions import Debian, Fetch, StaticUrl
 from tasks_lib.definitions.debian_fields import SNAPSHOT_ID
 from tasks_lib.digest import Digest
@@ -39,42 +38,62 @@ from tasks_lib.errors import (
     escape_text,
 )
 from tasks_lib.fs.local_urls import is_local_file
+from tasks_lib.platforms import ANY_PLATFORM
 from tasks_lib.progress import Progress
-from tasks_lib.steps.artifacts import publish_from_cache
-from tasks_lib.steps.checks import find_integrity
+from tasks_lib.steps.artifacts import MadeContent, obtain_result, publish_from_cache
+from tasks_lib.steps.builds import Artifact
+from tasks_lib.steps.definition_types import DefinitionSteps
 from tasks_lib.steps.members import Member, obtain_members, obtaining
-from tasks_lib.steps.plan import Artifact
-from tasks_lib.steps.shared_results import adopt_shared_result, share_result
-from tasks_lib.store.records import ANY_PLATFORM
 
 #: Bytes read from a package at a time.
 _CHUNK: Final = 1 << 20
 
 
-def fetch_packages(context: Context, definition: Fetch, source: Debian, artifact: Artifact, progress: Progress) -> None:
-    """Fetch the packages of a definition, make the repository, and publish it.
+class _Packages(DefinitionSteps[Debian]):
+    """The steps of one definition of packages, whose members are the indexes and packages that the lock names."""
 
-    Raises:
-        LockStaleError: there is no lock, or it was made for another state of the definition.
-        LockMismatchError, UnsafePathError: the lock is damaged, or an index has other values.
-        IndexDigestError: no source has an index as the lock names it, but one has another.
-        AllSourcesFailedError, OfflineError: an index or a package has no source.
-        ArchiveError: the repository exceeds a limit of the archives.
-        CacheUnavailableError, CancelledError: as in every step.
-    """
-    if publish_from_cache(context, artifact):
-        return
-    with context.cache.lock(artifact.key, progress, artifact.path.name):
-        if publish_from_cache(context, artifact):
-            return
-        if not adopt_shared_result(context, artifact.key, artifact.path.name, ANY_PLATFORM, progress):
-            _make_repository(context, definition, source, artifact, progress)
-        publish_from_cache(context, artifact)
+    def fetch(self, artifact: Artifact, progress: Progress) -> None:
+        """Fetch the packages, make the repository, and publish it.
+
+        Raises:
+            LockStaleError: there is no lock, or it was made for another state of the definition.
+            LockMismatchError, UnsafePathError: the lock is damaged, or an index has other values.
+            IndexDigestError: no source has an index as the lock names it, but one has another.
+            AllSourcesFailedError, OfflineError: an index or a package has no source.
+            ArchiveError: the repository exceeds a limit of the archives.
+            CacheUnavailableError, CancelledError: as in every step.
+        """
+        make = partial(_make_repository, self.context, self.definition, self.source, artifact, progress)
+        obtain_result(self.context, artifact.key, artifact.path.name, ANY_PLATFORM, make, progress)
+        publish_from_cache(self.context, artifact)
+
+    def list_members(self, directory: Path) -> list[Member]:
+        """Return the indexes and packages, [] if there is no lock that can be read."""
+        try:
+            return _list_locked(self.source, read_lock(directory / self.source.lock_file))
+        except FetchError:
+            return []  # the step reports it
+
+    def needs_network(self, artifact: Artifact) -> bool:
+        """Return whether something that the repository is made of is available only from the network."""
+        if self.has_local(None, artifact.key):
+            return False
+        return any(map(self._is_remote, self.list_members(Path())))
+
+    def _is_remote(self, member: Member) -> bool:
+        if self.context.cache.has(member.integrity):
+            return False
+        if any(map(is_local_file, member.request(self.context, self.definition).allowed)):
+            return False
+        return not self.has_local(member.integrity, "")
+
+
+STEPS: Final = _Packages
 
 
 def _make_repository(
     context: Context, definition: Fetch, source: Debian, artifact: Artifact, progress: Progress
-) -> None:
+) -> MadeContent:
     """Make the repository while the packages arrive, after the indexes, which are compared with the lock meanwhile."""
     lock, cache, advice = load_lock(context, source, artifact), context.cache, _advise(definition)
     indexes = list(list_index_members(source, lock).values())
@@ -105,9 +124,7 @@ def _make_repository(
                 progress=progress,
             )
             integrity = writer.commit()
-    provenance: dict[str, str | int] = {"tar": f"sha256:{tar}", "packages": len(lock.packages)}
-    cache.record(Result(key=artifact.key, integrity=integrity, provenance=provenance))
-    share_result(context, artifact.key, integrity, ANY_PLATFORM)
+    return MadeContent(integrity, {"tar": f"sha256:{tar}", "packages": len(lock.packages)})
 
 
 def obtain_indexes(
@@ -172,20 +189,9 @@ def load_lock(context: Context, source: Debian, artifact: Artifact) -> Lock:
         reason = f"{escape_text(source.lock_file)} lacks the suite {escape_text(min(missing))!r}"
         raise LockMismatchError(reason, hint=UPDATE)
     digest = Digest.sha256(hashlib.sha256(text).hexdigest())
-    if packages_key(source, digest, context.writer_version) != artifact.key:
+    if recipe.packages_key(source, digest, version=context.writer_version) != artifact.key:
         raise LockStaleError(f"{escape_text(source.lock_file)} changed during this run", hint="run the command again")
     return lock
-
-
-def list_members(source: Debian, directory: Path) -> list[Member]:
-    """Return the indexes and packages of a definition, [] if it has no lock that can be read.
-
-    `directory` is that to which the path of the lock is relative.
-    """
-    try:
-        return _list_locked(source, read_lock(directory / source.lock_file))
-    except FetchError:
-        return []  # the step reports it
 
 
 def obtain_locked_files(context: Context, definition: Fetch, source: Debian, progress: Progress) -> list[StaticUrl]:
@@ -202,22 +208,6 @@ def obtain_locked_files(context: Context, definition: Fetch, source: Debian, pro
 
 def _list_locked(source: Debian, lock: Lock) -> list[Member]:
     return [*list_index_members(source, lock).values(), *list_package_members(source, lock).values()]
-
-
-def needs_packages(context: Context, definition: Fetch, source: Debian, artifact: Artifact) -> bool:
-    """Return whether the repository, or something that it is made of, is available only from the network."""
-    made = find_integrity(context, artifact)
-    if made is not None and context.cache.has(made):
-        return False
-    if context.fleet is not None and context.fleet.has_local(None, artifact.key):
-        return False
-    return any(_needs_network(context, definition, one) for one in list_members(source, Path()))
-
-
-def _needs_network(context: Context, definition: Fetch, member: Member) -> bool:
-    if context.cache.has(member.integrity) or any(map(is_local_file, member.request(context, definition).allowed)):
-        return False
-    return context.fleet is None or not context.fleet.has_local(member.integrity, "")
 
 
 def load_packages(source: Debian) -> list[tuple[LockedPackage, str, tuple[str, ...]]]:
@@ -278,9 +268,3 @@ def _bases(source: Debian, release: LockedRelease) -> list[str]:
         )
     moment = source.snapshot or release.date.replace("-", "").replace(":", "")
     return list(dict.fromkeys(uri.replace(SNAPSHOT_ID, moment) for uri in (suite.uri, suite.snapshots) if uri))
-
-
-def packages_key(source: Debian, lock: Digest, writer_version: str) -> str:
-    """Return the key of the repository of a definition, given the digest of its lock."""
-    version = f"{REPOSITORY_VERSION}.{writer_version}"
-    return recipe.packages_key(definition_digest(source), lock, version=version)

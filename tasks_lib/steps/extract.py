@@ -14,8 +14,8 @@ from tasks_lib.formats import describe_not_extracted
 from tasks_lib.gil import serialized
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
+from tasks_lib.steps.builds import FETCHES, RECORDS, Delivery
 from tasks_lib.steps.checks import find_integrity
-from tasks_lib.steps.plan import FETCHES, RECORDS, Delivery
 from tasks_lib.steps.shared_trees import Archive, link_from_cache
 from tasks_lib.tree import stale_entries
 from tasks_lib.tree.extraction import Extraction

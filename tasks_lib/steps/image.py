@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, BinaryIO, Final
 
 from tasks_lib import archive, recipe
@@ -21,12 +22,11 @@ from tasks_lib.image.rootfs import RootFilesystem, build_rootfs, require_version
 from tasks_lib.image.stack import LayerStack
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
-from tasks_lib.steps.artifacts import publish_from_cache
+from tasks_lib.steps.artifacts import MadeContent, find_result, obtain_result, publish_from_cache
+from tasks_lib.steps.builds import Artifact, Delivery, ImageBuild, LayerBuild, RootBuild
 from tasks_lib.steps.checks import find_integrity
 from tasks_lib.steps.debian import load_lock
 from tasks_lib.steps.extract import format_of
-from tasks_lib.steps.plan import Artifact, Delivery, ImageBuild, LayerBuild, RootBuild
-from tasks_lib.steps.shared_results import adopt_shared_result, share_result
 from tasks_lib.tree.extraction import Extraction
 from tasks_lib.tree.writer import file_entry
 
@@ -68,7 +68,7 @@ def obtain_layers(context: Context, build: ImageBuild, progress: Progress) -> li
 
 def has_layers(context: Context, build: ImageBuild) -> bool:
     """Return whether the cache has all layers of an image, so that nothing that it consumes is needed."""
-    return all(_find(context, layer) is not None for layer in build.layers)
+    return all(find_result(context, layer.key) is not None for layer in build.layers)
 
 
 def lay_out_image(
@@ -105,19 +105,8 @@ def _compressed(context: Context, layer: Integrity, compression: str, progress: 
 
 
 def _obtain(context: Context, layer: LayerBuild, progress: Progress) -> Integrity:
-    known = _find(context, layer)
-    if known is not None:
-        return known
-    with context.cache.lock(layer.key, progress, layer.what):
-        known = _find(context, layer)
-        if known is None and adopt_shared_result(context, layer.key, layer.what, layer.platform, progress):
-            known = _find(context, layer)
-        return known or _make(context, layer, progress)
-
-
-def _find(context: Context, layer: LayerBuild) -> Integrity | None:
-    result = context.cache.result(layer.key)
-    return result.integrity if result is not None and context.cache.has(result.integrity) else None
+    make = partial(_make, context, layer, progress)
+    return obtain_result(context, layer.key, layer.what, layer.platform, make, progress)
 
 
 def _date_of(context: Context, build: ImageBuild) -> int:
@@ -128,17 +117,14 @@ def _date_of(context: Context, build: ImageBuild) -> int:
     return release_date(load_lock(context, root.source, root.repository)) if root is not None else 0
 
 
-def _make(context: Context, layer: LayerBuild, progress: Progress) -> Integrity:
+def _make(context: Context, layer: LayerBuild, progress: Progress) -> MadeContent:
     with context.cache.writer() as writer:
         if layer.root is not None:
             _write_root(context, layer.root, writer.write, progress)
         else:
             with _name_next_step(layer):
                 _write_layer(context, layer, writer.write, progress)
-        integrity = writer.commit()
-    context.cache.record(Result(key=layer.key, integrity=integrity, provenance={"made": "here"}))
-    share_result(context, layer.key, integrity, layer.platform)
-    return integrity
+        return MadeContent(writer.commit(), {"made": "here"})
 
 
 def _write_root(context: Context, root: RootBuild, write: Callable[[bytes], object], progress: Progress) -> None:

@@ -19,7 +19,7 @@ from tasks_lib.errors import AllSourcesFailedError
 from tasks_lib.gil import serialized
 from tasks_lib.network import redacted
 from tasks_lib.progress import FailedSource, Progress
-from tasks_lib.steps.fetching import SMALL, build_request
+from tasks_lib.steps.static_url import SMALL, build_request
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,12 +19,12 @@ from tasks_lib.digest import Integrity
 from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import AllSourcesFailedError, FailedAttempt, StoreError
 from tasks_lib.network import redacted
+from tasks_lib.platforms import ANY_PLATFORM
 from tasks_lib.progress import Progress
+from tasks_lib.steps.artifacts import share_result
 from tasks_lib.steps.checks import find_pinned
 from tasks_lib.steps.members import Member
-from tasks_lib.steps.shared_results import share_result
 from tasks_lib.store import blob_key
-from tasks_lib.store.records import ANY_PLATFORM
 
 if TYPE_CHECKING:
     from tasks_lib.store.fleet import StoreMember

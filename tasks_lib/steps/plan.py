@@ -3,267 +3,68 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple
 
 import msgspec
 
 from tasks_lib import recipe
-from tasks_lib.definitions import (
-    Checksums,
-    Debian,
-    DebianSource,
-    Definitions,
-    Fetch,
-    FetchesEntry,
-    FileReference,
-    Git,
-    GpgSignature,
-    Hg,
-    Image,
-    ImageLayer,
-    StaticUrl,
-    Toolchain,
-)
-from tasks_lib.digest import Digest, Integrity
+from tasks_lib.context import Context
+from tasks_lib.definitions import Debian, Definitions, Fetch, FetchesEntry, Image, ImageLayer, StaticUrl, Toolchain
+from tasks_lib.digest import Integrity
 from tasks_lib.errors import escape_text
-from tasks_lib.formats import TREE_VERSION, UNCHANGED, Reshape, describe_not_extracted, format_from_name
-from tasks_lib.fs.fingerprint import Fingerprint
+from tasks_lib.formats import TREE_VERSION, UNCHANGED, Reshape, format_from_name
 from tasks_lib.platforms import parse_platform
+from tasks_lib.steps.builds import (
+    FETCHES,
+    RECORDS,
+    WORKED,
+    Artifact,
+    Delivery,
+    ImageBuild,
+    InputFile,
+    LayerBuild,
+    RootBuild,
+    ToolchainBuild,
+)
+from tasks_lib.steps.definition_types import Files, find_repack_key, plan_fetch
 
-#: Directory, inside a toolchain's own, with the manifests of its fetches.
-RECORDS: Final = ".fetches"
-#: Directory beside it in which the toolchain's command runs, and the marker file written before the command starts.
-FETCHES: Final = "fetches"
 #: Directory of the links to artifacts, beside those of toolchains.
-LINKS: Final = "artifacts"
-WORKED: Final = ".worked"
-
-
-class Artifact(msgspec.Struct, frozen=True, kw_only=True):
-    """A published file, identified by its recipe key; `integrity` is known in advance only for fetches.
-
-    `verdict` is the key of the result that records the verification of its signatures, "" if there are none. `link` is
-    the path of a symlink to the file that does not change with the key, and `link_text` its target; None for a download
-    that is repacked.
-    """
-
-    key: str
-    path: Path
-    task: str
-    integrity: Integrity | None = None
-    verdict: str = ""
-    link: Path | None = None
-    link_text: str = ""
-
-    @property
-    def not_extracted(self) -> str:
-        """The kind of file that its name shows, if files of this kind are never extracted, else ""."""
-        return describe_not_extracted(self.path.name)
-
-
-class Delivery(msgspec.Struct, frozen=True, kw_only=True):
-    """The delivery of one artifact into a directory: extracted, or placed unchanged."""
-
-    artifact: Artifact
-    entry: FetchesEntry
-    destination: Path
-    record: Path
-    key: str
-    limits: tuple[tuple[str, int | str], ...] = ()  # of this archive; they override the settings
-    format: str = ""  # of this archive; "" for the format that its name or its content declares
-    reshape: Reshape = UNCHANGED
-    # name and key of all deliveries into this directory; entries of any other delivery are stale
-    beside: tuple[tuple[str, str], ...] = ()
-    worked: Path | None = None  # exists once a command ran in this directory; its leftovers are stale
-
-
-class InputFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A script or resource: as written, its path, and the hex sha256 that the key of its toolchain covers."""
-
-    text: str
-    path: str
-    digest: str
-
-
-class ToolchainBuild(msgspec.Struct, frozen=True, kw_only=True):
-    """A toolchain with its directories; `steps.attempt` describes those in which its command runs."""
-
-    toolchain: Toolchain
-    key: str
-    directory: Path
-    deliveries: tuple[Delivery, ...]
-    output: Artifact | None
-    files: tuple[tuple[str, str], ...] = ()  # as written, and digest, of each script and resource
-    inputs: tuple[InputFile, ...] = ()  # these files, and those that match patterns
-    watched: tuple[str, ...] = ()  # paths that change when other files match
-    unmatched: tuple[str, ...] = ()  # resources as written that match no file
-    env: tuple[tuple[str, str], ...] = ()  # what its definition and the toolchains among its fetches set
-    before: tuple[tuple[str, str], ...] = ()  # kind and name, and key, of each definition that is only built first
-    host: recipe.Host = recipe.Host()
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The paths of its scripts and resources."""
-        return tuple(one.path for one in self.inputs)
-
-    @property
-    def fetches(self) -> Path:
-        """The directory that holds its fetches."""
-        return self.directory / FETCHES
-
-    @property
-    def records(self) -> Path:
-        """The directory of the manifests of `fetches`."""
-        return self.directory / RECORDS
-
-    @property
-    def uploads(self) -> Path:
-        """The directory for the output of its command."""
-        return self.directory / "artifacts"
-
-    @property
-    def stamp(self) -> Path:
-        """The file that records the key of the last successful build."""
-        return self.directory / ".prepared.json"
-
-    @property
-    def worked(self) -> Path:
-        """The marker file that exists once its command ran in `fetches`."""
-        return self.directory / WORKED
-
-    @property
-    def lock(self) -> Path:
-        """The lock file of its directory, held while its command runs."""
-        return self.directory / ".lock"
-
-    @property
-    def log(self) -> Path:
-        """The log of its command: standard output and error."""
-        return self.directory / "run.log"
-
-
-class RootBuild(msgspec.Struct, frozen=True, kw_only=True):
-    """A root file system: the packages of a repository for one architecture of Debian.
-
-    `program` is the path of mmdebstrap, "" if it is missing, and `version` the one that it must have, "" for any.
-    """
-
-    source: Debian
-    repository: Artifact
-    architecture: str
-    program: str
-    version: str
-
-
-class LayerBuild(msgspec.Struct, frozen=True, kw_only=True):
-    """A layer of an image: the root file system `root`, or `deliveries` into the directory `dest` of it.
-
-    `platform` is that of the toolchain whose output it has, "any" without one. `what` describes it in messages.
-    """
-
-    key: str
-    what: str
-    dest: str = ""
-    deliveries: tuple[Delivery, ...] = ()
-    root: RootBuild | None = None
-    platform: str = "any"
-
-    @property
-    def program(self) -> str:
-        """The path of the program that makes it, "" for none."""
-        return self.root.program if self.root else ""
-
-    @property
-    def artifacts(self) -> list[Artifact]:
-        """What it is made from."""
-        return [*([self.root.repository] if self.root else []), *(one.artifact for one in self.deliveries)]
-
-
-class ImageBuild(msgspec.Struct, frozen=True, kw_only=True):
-    """An image with its layers, the lowest one first.
-
-    `machine` is a word of uname(1), `created_s` in seconds since 1970, None for the date of the lowest layer.
-    """
-
-    image: Image
-    key: str
-    layers: tuple[LayerBuild, ...]
-    output: Artifact
-    machine: str
-    created_s: int | None
-
-
-class Files(Protocol):
-    """The files that definitions refer to."""
-
-    @property
-    def marks(self) -> Mapping[str, Fingerprint]:
-        """Each file that was read and each path that decides which files match, as it was then."""
-
-    def digest_of(self, path: str) -> Digest:
-        """Return the digest of a file's content; a missing file has a digest of its own."""
-
-    def digest(self, one: FileReference) -> Digest:
-        """Return the digest of the files that a reference names."""
-
-    def tree_digest(self, references: Iterable[FileReference]) -> str:
-        """Return the hex digest of the names and contents of files, as Taskgraph computes it."""
-
-    def paths(self, one: FileReference) -> list[str]:
-        """Return the paths of these files, [] if there are none."""
-
-    def watched(self, one: FileReference) -> tuple[str, ...]:
-        """Return the paths that change when a reference names other files."""
+_LINKS: Final = "artifacts"
 
 
 class Plan:
     """The plan for all definitions."""
 
     def __init__(
-        self,
-        definitions: Definitions,
-        *,
-        cache: Path,
-        build: Path,
-        writer_version: str,
-        files: Files,
-        host: recipe.Host,
-        image_defaults: recipe.ImageDefaults = recipe.ImageDefaults(),  # noqa: B008  # immutable
+        self, definitions: Definitions, context: Context, configuration: recipe.Configuration, files: Files
     ) -> None:
-        """Create the plan.
-
-        Args:
-            definitions: all definitions.
-            cache: the directory of the cache.
-            build: the directory of extracted trees and toolchains.
-            writer_version: version of the archive writer, `Context.writer_version`.
-            files: reads scripts, resources and key files.
-            host: where the commands of toolchains run.
-            image_defaults: what the definitions of images do not say.
-        """
-        self.definitions = definitions
-        self.writer_version = writer_version
-        self._artifacts = cache / "artifacts"
-        self._build = build
-        self._links = build / LINKS
+        """Create the plan of definitions under a configuration; `files` reads scripts, resources and key files."""
+        self.definitions, self.files = definitions, files
+        self.writer_version, self._host = configuration.writer_version, configuration.host
+        self._image_defaults = context.image_defaults
+        self._artifacts = context.settings.cache / "artifacts"
+        self._build = context.settings.build
+        self._links = self._build / _LINKS
         # relative: a project may be moved together with its cache; each link is one directory below
         self._to_artifacts = os.path.join(os.pardir, os.path.relpath(self._artifacts, self._links))  # noqa: PTH118
         self._last: tuple[Fetch, Artifact] | None = None  # the graph requests each fetch three times
-        self.files, self._host = files, host
-        self._image_defaults = image_defaults
         self.preparation = lru_cache(maxsize=None)(self._preparation)
         self.image = lru_cache(maxsize=None)(self._image)
 
-    def _artifact(self, name: str, key: str, file_name: str, task: str, integrity: Integrity | None = None) -> Artifact:
+    def _artifact(
+        self, task: str, key: str, file_name: str, integrity: Integrity | None = None, verdict: str = ""
+    ) -> Artifact:
+        name = task.partition(":")[2]
         inner = f"{name}/{key[:16]}/{file_name}"
         return Artifact(
             key=key,
             path=self._artifacts / inner,
             task=task,
             integrity=integrity,
+            verdict=verdict,
             link=self._links / name / file_name,
             link_text=f"{self._to_artifacts}/{inner}",
         )
@@ -272,46 +73,15 @@ class Plan:
         """Return the artifact that `fetch:NAME` publishes."""
         known = self._last
         if known is None or known[0] is not fetch:
-            known = self._last = fetch, self._fetched(fetch)
+            planned = plan_fetch(fetch, self.files, self.writer_version)
+            made = self._artifact(f"fetch:{fetch.name}", *planned[:4])
+            known = self._last = fetch, made if planned.has_link else msgspec.structs.replace(made, link=None)
         return known[1]
-
-    def _fetched(self, fetch: Fetch) -> Artifact:
-        source = fetch.source
-        task = f"fetch:{fetch.name}"
-        if isinstance(source, Git | Hg):
-            key = recipe.commit_key(source)
-            integrity = Integrity.of(commit_record(source))
-            made = self._artifact(fetch.name, key, f"{fetch.name}.commit", task, integrity)
-            return msgspec.structs.replace(made, link=None)
-        if isinstance(source, Debian):
-            from tasks_lib.steps.debian import packages_key  # slow to import, needed only for packages
-
-            key = packages_key(source, self.files.digest_of(source.lock_file), self.writer_version)
-            return self._artifact(fetch.name, key, source.artifact_name, task)
-        if isinstance(source, DebianSource):
-            key = recipe.source_package_key(source, version=self.writer_version)
-            made = self._artifact(fetch.name, key, source.artifact_name, task)
-            return msgspec.structs.replace(made, verdict=self.verdict(source)) if source.signed_by else made
-        file_name = source.file_name if source.needs_repack else source.published_name
-        plain = self._artifact(fetch.name, recipe.fetch_key(source.integrity), file_name, task, source.integrity)
-        if source.needs_repack:
-            plain = msgspec.structs.replace(plain, link=None)
-        return msgspec.structs.replace(plain, verdict=self.verdict(source)) if source.vouchers else plain
-
-    def verdict(self, source: StaticUrl | DebianSource) -> str:
-        """Return the key of the result of verifying the signatures of a download, "" if it has none."""
-        return recipe.verdict_key(source, {path: self.files.digest_of(path) for path in list_key_files(source)})
 
     def repacked(self, fetch: Fetch) -> Artifact | None:
         """Return the artifact that `repack:NAME` publishes, None if there is nothing to repack."""
-        source = fetch.source
-        if isinstance(source, StaticUrl):
-            key = recipe.repack_key(source, version=self.writer_version) if source.needs_repack else ""
-        elif isinstance(source, Debian | DebianSource):
-            return None
-        else:
-            key = recipe.repository_key(source, version=self.writer_version)
-        return self._artifact(fetch.name, key, source.artifact_name, f"repack:{fetch.name}") if key else None
+        key = find_repack_key(fetch, self.writer_version)
+        return self._artifact(f"repack:{fetch.name}", key, fetch.source.artifact_name) if key else None
 
     def published(self, fetch: Fetch) -> Artifact:
         """Return the artifact of a definition: the repacked one if there is one, else the fetched one."""
@@ -338,21 +108,21 @@ class Plan:
 
     def can_extract(self, fetch: Fetch) -> bool:
         """Return whether `extract:NAME` exists: the artifact is declared an archive, or is changed when placed."""
-        return bool(format_from_name(self.published(fetch).path.name) or _shape(fetch))
+        return bool(format_from_name(self.published(fetch).path.name) or _read(fetch).words)
 
     def extraction(self, fetch: Fetch) -> Delivery:
         """Return the delivery of `extract:NAME`: the artifact extracted outside of any toolchain."""
         root = self._build / "extracted"
-        artifact = self.published(fetch)
+        artifact, reading = self.published(fetch), _read(fetch)
         return Delivery(
             artifact=artifact,
             entry=FetchesEntry(kind="fetch", name=fetch.name),
             destination=root / fetch.name,
             record=root / ".records" / f"{fetch.name}.json",
-            key=recipe.extract_key(artifact.key, dest="", version=TREE_VERSION, shape=_shape(fetch)),
-            limits=_limits(fetch),
-            format=_format(fetch),
-            reshape=_reshape(fetch),
+            key=recipe.extract_key(artifact.key, dest="", version=TREE_VERSION, shape=reading.words),
+            limits=reading.limits,
+            format=reading.format,
+            reshape=reading.reshape,
         )
 
     def _preparation(self, name: str) -> ToolchainBuild:
@@ -370,7 +140,7 @@ class Plan:
         key = recipe.toolchain_key(toolchain, inputs=inputs, files=digests, env=env, host=self._host)
         output = None
         if toolchain.artifact_name:
-            output = self._artifact(toolchain.name, key, toolchain.artifact_name, f"toolchain:{toolchain.name}")
+            output = self._artifact(f"toolchain:{toolchain.name}", key, toolchain.artifact_name)
             same = self.definitions.fetches.get(toolchain.name)
             if same is not None and same.source.artifact_name == toolchain.artifact_name:
                 output = msgspec.structs.replace(output, link=None)  # the link of the fetch has that path
@@ -402,7 +172,7 @@ class Plan:
             machine = _machine_of(base.root.architecture)
         keys = [layer.key for layer in layers]
         key = recipe.image_key(image, layers=keys, machine=machine, created_s=created_s)
-        output = self._artifact(name, key, image.artifact_name, f"image:{name}")
+        output = self._artifact(f"image:{name}", key, image.artifact_name)
         fetch, toolchain = self.definitions.fetches.get(name), self.definitions.toolchains.get(name)
         if image.artifact_name in (fetch and fetch.published_name, toolchain and toolchain.artifact_name):
             output = msgspec.structs.replace(output, link=None)  # the link of that definition has this path
@@ -464,24 +234,24 @@ class Plan:
     def _delivery(self, directory: Path, entry: FetchesEntry) -> Delivery:
         if entry.kind == "fetch":
             fetch = self.definitions.fetch(entry.name)
-            name, artifact, limits = fetch.name, self.published(fetch), _limits(fetch)
-            kind, reshape, shape = _format(fetch), _reshape(fetch), _shape(fetch)
+            name, artifact, reading = fetch.name, self.published(fetch), _read(fetch)
         else:
             preparation = self.preparation(self.definitions.toolchain(entry.name).name)
             if preparation.output is None:
                 raise AssertionError(f"{entry.name} has no artifact: `definitions` rejects that")
-            name, artifact, limits = preparation.toolchain.name, preparation.output, ()
-            kind, reshape, shape = "", UNCHANGED, ()
+            name, artifact, reading = preparation.toolchain.name, preparation.output, _Reading()
         dest = str(entry.dest or "")
         return Delivery(
             artifact=artifact,
             entry=entry,
             destination=directory / FETCHES / dest,
             record=directory / RECORDS / f"{name}.json",
-            key=recipe.extract_key(f"{entry.delivery} {artifact.key}", dest=dest, version=TREE_VERSION, shape=shape),
-            limits=limits,
-            format=kind,
-            reshape=reshape,
+            key=recipe.extract_key(
+                f"{entry.delivery} {artifact.key}", dest=dest, version=TREE_VERSION, shape=reading.words
+            ),
+            limits=reading.limits,
+            format=reading.format,
+            reshape=reading.reshape,
             worked=directory / WORKED,
         )
 
@@ -491,49 +261,25 @@ def _machine_of(architecture: str) -> str:
     return parse_platform(f"linux-{architecture}").partition("-")[2] or architecture
 
 
-def commit_record(source: Git | Hg) -> bytes:
-    """Return the content of the file that `fetch:NAME` publishes for a commit: its kind and its id."""
-    return f"{type(source).__name__.lower()} {source.revision}\n".encode()
+class _Reading(NamedTuple):
+    """How the artifact of a fetch is read: limits and options, declared format, and what an extraction changes.
+
+    `words` are what the key of an extraction covers of it, () for a plain extraction.
+    """
+
+    limits: tuple[tuple[str, int | str], ...] = ()
+    format: str = ""
+    reshape: Reshape = UNCHANGED
+    words: tuple[str, ...] = ()
 
 
-def list_key_files(source: StaticUrl | DebianSource) -> tuple[str, ...]:
-    """Return the paths of the key files that verify a download's signatures."""
-    if isinstance(source, DebianSource):
-        return source.key_files
-    signed = [one.signed_by if isinstance(one, Checksums) else one for one in source.vouchers]
-    return tuple(one.key_file for one in signed if isinstance(one, GpgSignature))
-
-
-def list_read_files(source: StaticUrl | Git | Hg | Debian | DebianSource) -> tuple[str, ...]:
-    """Return the paths of the files whose content is part of the key of a fetch: key files, or the lock."""
-    if isinstance(source, Debian):
-        return (source.lock_file,)
-    return list_key_files(source) if isinstance(source, StaticUrl | DebianSource) else ()
-
-
-def _is_repacked(fetch: Fetch) -> bool:
-    return not isinstance(fetch.source, StaticUrl) or fetch.source.needs_repack
-
-
-def _limits(fetch: Fetch) -> tuple[tuple[str, int | str], ...]:
-    """Return the limits and options for reading an artifact; a repacked one has each name once."""
-    repacked = _is_repacked(fetch)
-    shape = (pair for pair in fetch.source.shape if not repacked or pair[0] == "control_names")
-    return (*fetch.source.archive, *shape)
-
-
-def _format(fetch: Fetch) -> str:
-    """Return the declared format of the artifact, "" if there is none or it was repacked."""
+def _read(fetch: Fetch) -> _Reading:
+    """Return how the artifact of a fetch is read; a repacked one has each name once, and no declared format."""
     source = fetch.source
-    return source.format if isinstance(source, StaticUrl) and not source.needs_repack else ""
-
-
-def _reshape(fetch: Fetch) -> Reshape:
-    return fetch.source.reshape if isinstance(fetch.source, StaticUrl) else UNCHANGED
-
-
-def _shape(fetch: Fetch) -> tuple[str, ...]:
-    """Return what an extraction changes and its options, for its key; () for a plain extraction."""
-    kind = _format(fetch)
-    options = () if _is_repacked(fetch) else recipe.option_words(fetch.source)
-    return (*options, *([f"format {kind}"] if kind else []), *_reshape(fetch).words)
+    if isinstance(source, StaticUrl) and not source.needs_repack:
+        words = [*recipe.option_words(source), *([f"format {source.format}"] if source.format else [])]
+        reshape = source.reshape
+        return _Reading((*source.archive, *source.shape), source.format, reshape, (*words, *reshape.words))
+    reshape = source.reshape if isinstance(source, StaticUrl) else UNCHANGED
+    names = (pair for pair in source.shape if pair[0] == "control_names")
+    return _Reading((*source.archive, *names), "", reshape, reshape.words)

@@ -17,11 +17,9 @@ from tasks_lib import recipe
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.cache.trees import Trees
 from tasks_lib.context import Context
-from tasks_lib.definitions import Checksums, Debian, DebianSource, Git, Hg, StaticUrl
 from tasks_lib.steps.checks import find_integrity
-from tasks_lib.steps.definition_members import list_definition_members
+from tasks_lib.steps.definition_types import load_steps
 from tasks_lib.steps.plan import Plan
-from tasks_lib.steps.repository_access import repository_names
 from tasks_lib.steps.shared_trees import tree_key
 from tasks_lib.steps.verify import list_deliveries
 from tasks_lib.units import format_age
@@ -100,14 +98,11 @@ def find_referenced(context: Context, roots: Iterable[Root]) -> Referenced:
                 digests.add(artifact.integrity.digest.hex)
         keys.update(layer.key for layer in plan.layers())
         for fetch in plan.definitions.fetches.values():
-            if isinstance(fetch.source, StaticUrl | DebianSource):
-                keys |= list_evidence_keys(fetch.source)
-            if isinstance(fetch.source, Git | Hg):
-                repositories |= repository_names(context, fetch.source)
-            elif isinstance(fetch.source, Debian | DebianSource):
-                members = list_definition_members(context, fetch.source, Path(configuration.directory))
-                keys |= {recipe.fetch_key(one.integrity) for one in members}
-                digests |= {one.integrity.digest.hex for one in members}
+            steps = load_steps(context, fetch)
+            members = steps.list_members(Path(configuration.directory))
+            keys |= steps.list_kept_keys() | {recipe.fetch_key(one.integrity) for one in members}
+            digests |= {one.integrity.digest.hex for one in members}
+            repositories |= steps.list_repositories()
     digests |= {
         result.integrity.digest.hex for key in keys if key and (result := context.cache.result(key)) is not None
     }
@@ -129,22 +124,6 @@ def _trees(context: Context, roots: Iterable[Root]) -> Iterator[str]:
             integrity = find_integrity(context, delivery.artifact)
             if integrity is not None:
                 yield tree_key(configuration, delivery, integrity)
-
-
-def list_evidence_keys(source: StaticUrl | DebianSource) -> set[str]:
-    """Return the keys of the signatures and checksum lists that verify a download, and of a .dsc with its signature."""
-    if isinstance(source, DebianSource):
-        return {recipe.pinned_key(source)}
-    keys = set()
-    for voucher in source.vouchers:
-        places = [voucher.url if isinstance(voucher, Checksums) else voucher.sig_url]
-        if isinstance(voucher, Checksums) and voucher.signed_by.sig_url:
-            places.append(voucher.signed_by.sig_url)
-        url = source.url
-        for template in places:
-            url = template.replace("{url}", url)
-            keys.add(recipe.evidence_key(source.integrity, url))
-    return keys
 
 
 def decide(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from tasks_lib.archive import Reshape, detect_format
 from tasks_lib.archive import repack as repack_archive
-from tasks_lib.cache import Result
 from tasks_lib.context import Context
-from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
+from tasks_lib.definitions import Fetch, StaticUrl
+from tasks_lib.digest import Integrity
 from tasks_lib.errors import UnsupportedArchiveError
+from tasks_lib.platforms import ANY_PLATFORM
 from tasks_lib.progress import Progress
-from tasks_lib.steps.artifacts import publish_from_cache
-from tasks_lib.steps.plan import Artifact
-from tasks_lib.steps.shared_results import adopt_shared_result, share_result
-from tasks_lib.store.records import ANY_PLATFORM
+from tasks_lib.steps.artifacts import MadeContent, obtain_result, publish_from_cache
+from tasks_lib.steps.builds import Artifact
+from tasks_lib.steps.definition_types import load_steps
 
 
 def repack(context: Context, definition: Fetch, origin: Artifact, artifact: Artifact, progress: Progress) -> None:
@@ -25,42 +27,34 @@ def repack(context: Context, definition: Fetch, origin: Artifact, artifact: Arti
         TransportError, ToolError, IntegrityError: for a commit, as `commit_archive`.
     """
     source = definition.source
-    if isinstance(source, Git | Hg):
-        from tasks_lib.steps.commit import commit_archive  # slow to import, needed only for commits
-
-        commit_archive(context, source, progress)
-        publish_from_cache(context, artifact)
+    if not isinstance(source, StaticUrl):
+        load_steps(context, definition).repack(artifact, progress)
         return
-    if origin.integrity is None or not isinstance(source, StaticUrl):
+    if origin.integrity is None:
         raise AssertionError("the definition of a download has its integrity")
-    if publish_from_cache(context, artifact):  # needs no lock, which a read-only cache does not offer
-        return
-    with context.cache.lock(artifact.key, progress, artifact.path.name):
-        if publish_from_cache(context, artifact):
-            return
-        if adopt_shared_result(context, artifact.key, artifact.path.name, ANY_PLATFORM, progress):
-            publish_from_cache(context, artifact)
-            return
-        progress.phase("repack", total=source.integrity.size)
-        cache = context.cache
-        with cache.open(origin.integrity) as file, cache.temporary() as spool, cache.writer() as writer:
-            limits = context.limits((*source.archive, *source.shape))
-            kind = source.format or detect_format(file, source.file_name, limits)
-            if kind is None:
-                reason = "has no supported archive format"
-                raise UnsupportedArchiveError(archive=source.file_name, reason=reason, code="WRONG_FORMAT")
-            tar_digest = repack_archive(
-                file,
-                name=source.file_name,
-                format=kind,
-                reshape=Reshape(strip=source.strip_components, prefix=source.add_prefix),
-                limits=limits,
-                mtime=context.mtime,
-                spool=spool,
-                write=writer.write,
-                progress=progress,
-            )
-            integrity = writer.commit()
-        cache.record(Result(key=artifact.key, integrity=integrity, provenance={"tar": f"sha256:{tar_digest}"}))
-        share_result(context, artifact.key, integrity, ANY_PLATFORM)
-        publish_from_cache(context, artifact)
+    make = partial(_repack, context, source, origin.integrity, progress)
+    obtain_result(context, artifact.key, artifact.path.name, ANY_PLATFORM, make, progress)
+    publish_from_cache(context, artifact)
+
+
+def _repack(context: Context, source: StaticUrl, integrity: Integrity, progress: Progress) -> MadeContent:
+    progress.phase("repack", total=source.integrity.size)
+    cache = context.cache
+    with cache.open(integrity) as file, cache.temporary() as spool, cache.writer() as writer:
+        limits = context.limits((*source.archive, *source.shape))
+        kind = source.format or detect_format(file, source.file_name, limits)
+        if kind is None:
+            reason = "has no supported archive format"
+            raise UnsupportedArchiveError(archive=source.file_name, reason=reason, code="WRONG_FORMAT")
+        tar_digest = repack_archive(
+            file,
+            name=source.file_name,
+            format=kind,
+            reshape=Reshape(strip=source.strip_components, prefix=source.add_prefix),
+            limits=limits,
+            mtime=context.mtime,
+            spool=spool,
+            write=writer.write,
+            progress=progress,
+        )
+        return MadeContent(writer.commit(), {"tar": f"sha256:{tar_digest}"})

@@ -1,22 +1,19 @@
-"""Results that machines share: adopt what another machine made, and let the stores have what this one makes.
+"""Results that machines share: adopt what another machine made.
 
 The content comes first, then the record: a result of the cache always names content that was there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
-from tasks_lib.digest import Integrity
 from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import AllSourcesFailedError
 from tasks_lib.network import redacted
 from tasks_lib.progress import FailedSource, Progress
 from tasks_lib.store import record_key
-from tasks_lib.store.upload import make_record
 
 if TYPE_CHECKING:
     from tasks_lib.store.fleet import Fleet, StoreMember
@@ -25,13 +22,14 @@ if TYPE_CHECKING:
 _NOT_FOUND: Final = ("HTTP 404", "HTTP 410")
 
 
-def adopt_shared_result(context: Context, key: str, name: str, platform: str, progress: Progress) -> bool:
+def adopt_from_fleet(context: Context, fleet: Fleet, key: str, name: str, platform: str, progress: Progress) -> bool:
     """Bring the result of a recipe key and its content from a store into the cache; return whether there is one.
 
     A result that the cache has is not replaced. The caller holds the lock of `key`.
 
     Args:
         context: the context of this run.
+        fleet: its stores.
         key: the recipe key.
         name: the name of the artifact, for messages.
         platform: `any`, or the platform of this machine for what depends on it.
@@ -41,9 +39,6 @@ def adopt_shared_result(context: Context, key: str, name: str, platform: str, pr
         CacheUnavailableError, CancelledError: as `Downloader.obtain`.
         SettingError: the stores cannot be opened.
     """
-    fleet = context.fleet
-    if fleet is None:
-        return False
     known = context.cache.result(key)
     for member, record in fleet.records(key, platform, progress):
         if known is not None and known.integrity != record.integrity:
@@ -92,10 +87,3 @@ def _report(member: StoreMember, error: AllSourcesFailedError, progress: Progres
     reason = error.attempts[-1].reason if error.attempts else error.message
     if not reason.startswith(_NOT_FOUND):
         progress.failed_source(FailedSource("store", member.name, reason))
-
-
-def share_result(context: Context, key: str, integrity: Integrity, platform: str, urls: Sequence[str] = ()) -> None:
-    """Let the stores have a result that was made here, or obtained from `urls`, if this run writes to them."""
-    fleet = context.fleet
-    if fleet is not None and fleet.uploads is not None:
-        fleet.uploads.add(make_record(key, integrity, platform, urls))

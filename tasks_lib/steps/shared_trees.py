@@ -9,13 +9,12 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
 import msgspec
 
 from tasks_lib import recipe
 from tasks_lib.archive import Entry, Reshape, read
-from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.cache.trees import Trees
 from tasks_lib.context import Context
 from tasks_lib.digest import Digest, Integrity
@@ -24,9 +23,12 @@ from tasks_lib.formats import SINGLE, UNPACKED_VERSION, format_from_name
 from tasks_lib.fs.copying import can_clone
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
-from tasks_lib.steps.plan import Delivery
+from tasks_lib.steps.builds import Delivery
 from tasks_lib.tree.cached_tree import CachedTree, DamagedTreeError, write_cached_tree
 from tasks_lib.tree.extraction import Extraction
+
+if TYPE_CHECKING:
+    from tasks_lib.cache.maintenance import InventoryItem
 
 #: Attempts for one delivery: drop a damaged tree, unpack it again, link it.
 _ROUNDS: Final = 3

@@ -24,8 +24,8 @@ from tasks_lib.errors import AllSourcesFailedError, CacheError, OfflineError, Si
 from tasks_lib.progress import FailedSource, Progress
 from tasks_lib.signature import MAX_SIGNATURE_BYTES, ValidSignature, find_listed_digest, verify_minisign
 from tasks_lib.signature.gpg import read_key_file
-from tasks_lib.steps.plan import list_key_files
-from tasks_lib.steps.request_headers import request_headers
+from tasks_lib.steps.definition_types import list_read_files
+from tasks_lib.steps.static_url import request_headers
 from tasks_lib.transport import redacted
 
 #: Maximum size of a checksum list in bytes: 100,000 lines.
@@ -66,7 +66,7 @@ def read_measured_keys(source: StaticUrl | DebianSource, verdict: str) -> Mappin
         SignatureError: a file cannot be read, is too large, or has changed since.
     """
     field = "key-files" if isinstance(source, DebianSource) else "key-path"
-    keys = {path: read_key_file(path, field) for path in list_key_files(source)}
+    keys = {path: read_key_file(path, field) for path in list_read_files(source)}
     digests = {path: Digest.sha256(hashlib.sha256(content).hexdigest()) for path, content in keys.items()}
     if recipe.verdict_key(source, digests) != verdict:
         paths = ", ".join(escape_text(path) for path in keys)

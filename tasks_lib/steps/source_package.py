@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
@@ -19,64 +20,135 @@ from tasks_lib.cache import Result
 from tasks_lib.context import Context
 from tasks_lib.debian.source import MAX_DSC_BYTES, PackageFile, SourcePackage, parse_dsc, require_covered, signed_text
 from tasks_lib.definitions import DebianSource, Fetch, StaticUrl
-from tasks_lib.digest import Integrity
+from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import CacheError, FetchError, SignatureError, SourcePackageError, escape_text
 from tasks_lib.fs.local_urls import is_local_file
 from tasks_lib.network import redacted
+from tasks_lib.platforms import ANY_PLATFORM
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.signature import ValidSignature
 from tasks_lib.signature.packets import key_packets
-from tasks_lib.steps.artifacts import publish_from_cache
-from tasks_lib.steps.checks import find_integrity, find_pinned
-from tasks_lib.steps.members import obtain_members
+from tasks_lib.steps.artifacts import adopt_shared_result, find_result, publish_from_cache, share_result
+from tasks_lib.steps.builds import Artifact
+from tasks_lib.steps.checks import find_pinned
+from tasks_lib.steps.definition_types import DefinitionSteps
+from tasks_lib.steps.members import Member, obtain_members
 from tasks_lib.steps.pinned_file import list_urls, obtain_pinned, to_member
-from tasks_lib.steps.plan import Artifact
-from tasks_lib.steps.shared_results import adopt_shared_result, share_result
 from tasks_lib.steps.signatures import read_measured_keys
 from tasks_lib.store import Store, blob_key
-from tasks_lib.store.records import ANY_PLATFORM
 from tasks_lib.units import format_size
 
 #: Bytes of a file that are copied into the archive at once.
 _PIECE: Final = 1 << 20
 
 
-def fetch_source_package(
-    context: Context, definition: Fetch, source: DebianSource, artifact: Artifact, progress: Progress
-) -> None:
-    """Fetch a source package, and publish its archive; of a tarball, publish the file itself.
+class _SourcePackage(DefinitionSteps[DebianSource]):
+    """The steps of one source package, whose members are the .dsc and the files that it names, or the tarball."""
 
-    Raises:
-        AllSourcesFailedError, OfflineError, CacheUnavailableError, CancelledError: as `Downloader.obtain`.
-        SourcePackageError, UnsafePathError: the .dsc is not one, or does not pin its files.
-        SignatureError, ToolError: the .dsc is not signed as required, or gpg is missing or hangs.
-        ArchiveError: a file exceeds the limits of archives.
-    """
-    if _is_checked(context, source, artifact) and publish_from_cache(context, artifact):
-        return  # needs no lock, which a read-only cache does not offer
-    with context.cache.lock(artifact.key, progress, artifact.path.name):
-        if not (_is_checked(context, source, artifact) and _is_made(context, artifact, progress)):
-            integrity = obtain_pinned(context, definition, source, progress)
-            if source.form == "dsc":
-                _Making(context, definition, source, artifact, progress).make(integrity)
-    publish_from_cache(context, artifact)
+    def fetch(self, artifact: Artifact, progress: Progress) -> None:
+        """Fetch the files, and publish their archive; of a tarball, publish the file itself.
+
+        Raises:
+            AllSourcesFailedError, OfflineError, CacheUnavailableError, CancelledError: as `Downloader.obtain`.
+            SourcePackageError, UnsafePathError: the .dsc is not one, or does not pin its files.
+            SignatureError, ToolError: the .dsc is not signed as required, or gpg is missing or hangs.
+            ArchiveError: a file exceeds the limits of archives.
+        """
+        context, source = self.context, self.source
+        if self._is_checked(artifact) and publish_from_cache(context, artifact):
+            return  # needs no lock, which a read-only cache does not offer
+        with context.cache.lock(artifact.key, progress, artifact.path.name):
+            if not (self._is_checked(artifact) and _is_made(context, artifact, progress)):
+                integrity = obtain_pinned(context, self.definition, source, progress)
+                if source.form == "dsc":
+                    _Making(context, self.definition, source, artifact, progress).make(integrity)
+        publish_from_cache(context, artifact)
+
+    def _is_checked(self, artifact: Artifact) -> bool:
+        """Return whether neither a signature nor the URL of the definition is left to be checked."""
+        if artifact.verdict and self.context.cache.result(artifact.verdict) is None:
+            return False
+        integrity = find_pinned(self.context, self.source)
+        result = self.context.cache.result(recipe.fetch_key(integrity)) if integrity is not None else None
+        return result is None or not result.is_due(self.source.url, time.time())
+
+    def needs_network(self, artifact: Artifact) -> bool:
+        """Return whether the files are available only from the network; a local .dsc has them beside it."""
+        if any(map(is_local_file, list_urls(self.context, self.definition, self.source))):
+            return False
+        if self.has_local(None, artifact.key):
+            return False
+        members = self.find_members()
+        is_known = len(members) > 1 or (bool(members) and self.source.form == "tarball")
+        return not is_known or not all(self._is_here(one.integrity) for one in members)
+
+    def _is_here(self, integrity: Integrity) -> bool:
+        return self.context.cache.has(integrity) or self.has_local(integrity, "")
+
+    def list_members(self, directory: Path) -> list[Member]:
+        """Return the files as far as the cache shows them."""
+        del directory
+        integrity = find_pinned(self.context, self.source)
+        if integrity is None:
+            return []
+        return self._list_files(integrity, lambda: read_dsc(self.context, integrity))
+
+    def find_members(self) -> list[Member]:
+        """Return the files, with a .dsc that only a store has.
+
+        Raises:
+            CacheUnavailableError: the cache cannot be written.
+        """
+        context, integrity = self.context, find_pinned(self.context, self.source)
+        if integrity is not None and context.fleet is not None and not context.cache.has(integrity):
+            context.sources.obtain_from_stores(self.source.file(integrity).file_name, integrity, Silent(), "origins")
+        return self.list_members(Path())
+
+    def find_stored_members(self, store: Store) -> list[Member]:
+        """Return the files as the .dsc in a store names them; [] if the store does not have it.
+
+        Raises:
+            StoreUnavailableError, StoreRefusedError: the store cannot be read.
+        """
+        source, key = self.source, blob_key(self.source.digest.hex)
+        item = store.find(key)
+        if item is None:
+            return []
+        content = (store.read(key, MAX_DSC_BYTES) or b"") if source.form == "dsc" else b""
+        size = next((size for size in (source.size, len(content), item.size) if size > 0), 0)
+
+        def read() -> bytes:
+            if hashlib.sha256(content).hexdigest() != source.digest.hex:
+                raise CacheError("the store has another content")
+            return content
+
+        return self._list_files(Integrity(size=size, digest=source.digest), read)
+
+    def _list_files(self, integrity: Integrity, read: Callable[[], bytes]) -> list[Member]:
+        """Return the pinned file, and those that it names if it can be read."""
+        try:
+            files = list_files(self.source, integrity, read() if self.source.form == "dsc" else b"")
+        except FetchError:
+            files = [self.source.file(integrity)]
+        return list(map(to_member, files))
+
+    def list_digests(self) -> list[Digest]:
+        """Return the pinned digest."""
+        return [self.source.digest]
+
+    def list_kept_keys(self) -> set[str]:
+        """Return the key of the pinned file."""
+        return {recipe.pinned_key(self.source)}
 
 
-def _is_checked(context: Context, source: DebianSource, artifact: Artifact) -> bool:
-    """Return whether neither a signature nor the URL of the definition is left to be checked."""
-    if artifact.verdict and context.cache.result(artifact.verdict) is None:
-        return False
-    integrity = find_pinned(context, source)
-    result = context.cache.result(recipe.fetch_key(integrity)) if integrity is not None else None
-    return result is None or not result.is_due(source.url, time.time())
+STEPS: Final = _SourcePackage
 
 
 def _is_made(context: Context, artifact: Artifact, progress: Progress) -> bool:
     """Return whether the cache has the artifact, after asking the stores for it."""
-    result = context.cache.result(artifact.key)
-    if result is not None and context.cache.has(result.integrity):
-        return True
-    return adopt_shared_result(context, artifact.key, artifact.path.name, ANY_PLATFORM, progress)
+    return find_result(context, artifact.key) is not None or adopt_shared_result(
+        context, artifact.key, artifact.path.name, ANY_PLATFORM, progress
+    )
 
 
 class _Making:
@@ -206,76 +278,11 @@ def list_files(source: DebianSource, integrity: Integrity, content: bytes) -> li
     return [pinned, *(file_beside(source, one) for one in parse_dsc(content, pinned.file_name).files)]
 
 
-def list_pinned_files(context: Context, source: DebianSource) -> list[StaticUrl]:
-    """Return what `list_files` does, as far as the cache shows it."""
-    integrity = find_pinned(context, source)
-    if integrity is None:
-        return []
-    try:
-        return list_files(source, integrity, read_dsc(context, integrity) if source.form == "dsc" else b"")
-    except FetchError:
-        return [source.file(integrity)]
-
-
-def list_shared_files(context: Context, source: DebianSource) -> list[StaticUrl]:
-    """Return what `list_pinned_files` does, with a .dsc that only a store has.
-
-    Raises:
-        CacheUnavailableError: the cache cannot be written.
-    """
-    integrity = find_pinned(context, source)
-    if integrity is not None and context.fleet is not None and not context.cache.has(integrity):
-        context.sources.obtain_from_stores(source.file(integrity).file_name, integrity, Silent(), "origins")
-    return list_pinned_files(context, source)
-
-
-def needs_files(context: Context, definition: Fetch, source: DebianSource, artifact: Artifact) -> bool:
-    """Return whether the artifact can be made only from the network: not from the cache, a store or a local file.
-
-    A local .dsc has its files beside it.
-    """
-    integrity = find_integrity(context, artifact)
-    if integrity is not None and context.cache.has(integrity):
-        return False
-    if any(map(is_local_file, list_urls(context, definition, source))):
-        return False
-    if context.fleet is not None and context.fleet.has_local(None, artifact.key):
-        return False
-    files = list_shared_files(context, source)
-    is_known = len(files) > 1 or (bool(files) and source.form == "tarball")
-    return not is_known or not all(_is_here(context, one.integrity) for one in files)
-
-
-def _is_here(context: Context, integrity: Integrity) -> bool:
-    return context.cache.has(integrity) or (context.fleet is not None and context.fleet.has_local(integrity, ""))
-
-
-def list_stored_files(store: Store, source: DebianSource) -> list[StaticUrl]:
-    """Return what `list_files` does for the .dsc or the tarball in a store; [] if the store does not have it.
-
-    Raises:
-        StoreUnavailableError, StoreRefusedError: the store cannot be read.
-    """
-    key = blob_key(source.digest.hex)
-    item = store.find(key)
-    if item is None:
-        return []
-    content = (store.read(key, MAX_DSC_BYTES) or b"") if source.form == "dsc" else b""
-    size = next((size for size in (source.size, len(content), item.size) if size > 0), 0)
-    integrity = Integrity(size=size, digest=source.digest)
-    try:
-        if source.form == "dsc" and hashlib.sha256(content).hexdigest() != source.digest.hex:
-            raise CacheError("the store has another content")
-        return list_files(source, integrity, content)
-    except FetchError:
-        return [source.file(integrity)]
-
-
 def obtain_files(context: Context, definition: Fetch, source: DebianSource, progress: Progress) -> list[StaticUrl]:
     """Bring the .dsc and the files that it names, or the tarball, into the cache; return them as downloads.
 
     Raises:
-        FetchError: as `fetch_source_package`, without a signature.
+        FetchError: as `fetch` of a source package, without a signature.
     """
     integrity = obtain_pinned(context, definition, source, progress)
     files = list_files(source, integrity, read_dsc(context, integrity) if source.form == "dsc" else b"")

@@ -11,8 +11,9 @@ from tasks_lib.context import Context
 from tasks_lib.errors import ToolError, escape_text
 from tasks_lib.fs.locks import locked
 from tasks_lib.progress import Progress
-from tasks_lib.steps.artifacts import publish, publish_from_cache
+from tasks_lib.steps.artifacts import adopt_shared_result, publish, publish_from_cache, share_result
 from tasks_lib.steps.attempt import Attempt, begin_attempt, remove_attempts
+from tasks_lib.steps.builds import Delivery, ToolchainBuild
 from tasks_lib.steps.checks import is_placed, tree_of
 from tasks_lib.steps.command import build_environment, list_isolation, list_words
 from tasks_lib.steps.extract import (
@@ -20,8 +21,6 @@ from tasks_lib.steps.extract import (
     deliver,
     remove_stale_entries,
 )
-from tasks_lib.steps.plan import Delivery, ToolchainBuild
-from tasks_lib.steps.shared_results import adopt_shared_result, share_result
 from tasks_lib.tree.recorded_tree import os_errors_as_tree_errors
 
 #: Exit status of a command that cannot run on this machine. Source: Automake manual, "Scripts-based Testsuites".

@@ -25,17 +25,17 @@ from tasks_lib.cache import Cache
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.cache.trees import Trees
 from tasks_lib.context import Context
-from tasks_lib.definitions import Debian, DebianSource
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import CacheError, FetchError, SettingError
 from tasks_lib.fs.system_calls import usable_cores
 from tasks_lib.layout import find_artifact_task
 from tasks_lib.progress import Progress, Silent
+from tasks_lib.steps.builds import Artifact, Delivery, ToolchainBuild
 from tasks_lib.steps.checks import describe_unconfirmed, find_integrity, tree_of
-from tasks_lib.steps.definition_members import list_definition_members
+from tasks_lib.steps.definition_types import load_steps
 from tasks_lib.steps.extract import compare_delivery, deliver
 from tasks_lib.steps.members import obtain_members
-from tasks_lib.steps.plan import Artifact, Delivery, Plan, ToolchainBuild
+from tasks_lib.steps.plan import Plan
 from tasks_lib.steps.shared_trees import check_cached_trees, tree_key
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Verification:
         Raises:
             SettingError: a name matches no task.
         """
-        tasks = [*self._makers(), *self._deliveries(), *(f"toolchain:{name}" for name in self._toolchains())]
+        tasks = [*self._makers(), *list_deliveries(self.plan), *(f"toolchain:{name}" for name in self._toolchains())]
         if not self.names:
             return frozenset(tasks)
         chosen: set[str] = set()
@@ -167,13 +167,10 @@ class Verification:
     def _members(self) -> dict[str, list[Member]]:
         """Return task name -> the blobs that the definition of the task consists of, beside its artifact."""
         return {
-            f"fetch:{fetch.name}": list_definition_members(self.context, fetch.source, Path())
+            f"fetch:{fetch.name}": members
             for fetch in self.plan.definitions.fetches.values()
-            if isinstance(fetch.source, Debian | DebianSource)
+            if (members := load_steps(self.context, fetch).list_members(Path()))
         }
-
-    def _deliveries(self) -> dict[str, Delivery]:
-        return list_deliveries(self.plan)
 
     # --- checks
 
@@ -187,17 +184,13 @@ class Verification:
         if self.names:
             items = [item for item in items if chosen & set(needed.get(item.name, ()))]
         self.progress.phase("verify", total=sum(item.size for item in items if item.kind == "blob"))
-        for item, reason in self._inspected(items):
-            report.checked[item.kind] += 1
-            if reason:
-                yield Damage(item.kind, item.name, reason, tuple(needed.get(item.name, ())))
-
-    def _inspected(self, items: list[InventoryItem]) -> Iterator[tuple[InventoryItem, str]]:
         for item, reason in run_inspections(self.context.cache, items, self.progress):
             if item.kind == "blob":
                 self.progress.advance(item.size)
             self.progress.check()
-            yield item, reason
+            report.checked[item.kind] += 1
+            if reason:
+                yield Damage(item.kind, item.name, reason, tuple(needed.get(item.name, ())))
 
     def _published(self, chosen: frozenset[str], report: VerifyReport) -> Iterator[Damage]:
         """Yield published artifacts that differ from their blob."""
@@ -215,11 +208,11 @@ class Verification:
         """Yield cached trees that differ from their archive; the tasks of deliveries linked from them need them."""
         items = (
             [item for item in self.context.cache.maintenance.items() if item.kind == "tree"]
-            if self._has_trees()
+            if Trees(self.context.cache).any()
             else []
         )
         placed: dict[str, list[str]] = defaultdict(list)
-        for task, delivery in self._deliveries().items() if items else ():
+        for task, delivery in list_deliveries(self.plan).items() if items else ():
             integrity = find_integrity(self.context, delivery.artifact)
             if integrity is not None and (not self.names or task in chosen):
                 key = tree_key(self.context.configuration(), delivery, integrity)
@@ -233,9 +226,6 @@ class Verification:
             if reason:
                 yield Damage("unpacked tree", item.name, reason, tuple(placed.get(item.name, ())))
 
-    def _has_trees(self) -> bool:
-        return Trees(self.context.cache).any()
-
     def _delivered(self, chosen: frozenset[str], report: VerifyReport) -> Iterator[Damage]:
         """Yield trees and placed files that differ from their artifact."""
         worked = {
@@ -244,7 +234,7 @@ class Verification:
             for one in preparation.deliveries
             if preparation.worked.exists()
         }
-        for task, delivery in self._deliveries().items():
+        for task, delivery in list_deliveries(self.plan).items():
             owner = f"toolchain:{task.removeprefix('extract:').partition('/')[0]}"
             if not chosen & {task, owner} or tree_of(delivery).key() != delivery.key:
                 continue

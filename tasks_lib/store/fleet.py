@@ -19,9 +19,10 @@ from tasks_lib.digest import Integrity
 from tasks_lib.errors import StoreError, StoreRefusedError, UntrustedResultError, escape_text
 from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.gil import released
+from tasks_lib.platforms import ANY_PLATFORM
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.store import MAX_RECORD_BYTES, Store, blob_key, record_key
-from tasks_lib.store.records import ANY_PLATFORM, Record, TrustedKeys, accept_record
+from tasks_lib.store.records import Record, TrustedKeys, accept_record
 from tasks_lib.units import counted
 
 if TYPE_CHECKING:

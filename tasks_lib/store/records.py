@@ -25,6 +25,7 @@ from tasks_lib.cache.results import identify_url
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import SettingError, UntrustedResultError, escape_text
 from tasks_lib.network import redacted
+from tasks_lib.platforms import ANY_PLATFORM
 from tasks_lib.store import MAX_RECORD_BYTES
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 #: What a signature is over begins with this, so that it is never valid for another kind of document.
 DOMAIN: Final = b"doit-fetch-result-v1\0"
-#: The platform of results that do not depend on the machine: repacked archives, commits, downloads.
-ANY_PLATFORM: Final = "any"
 #: Largest integer that every reader of JSON reads exactly. Source: RFC 8785 section 3.2.2.3, RFC 7493 section 2.2.
 _MAX_INTEGER: Final = (1 << 53) - 1
 _KEY: Final = re.compile(r"[0-9a-f]{64}")

@@ -202,8 +202,11 @@ class Uploads:
         self._threads = 0
         self._changed = threading.Condition()
 
-    def add(self, record: Record, receivers: Receivers = "all") -> None:
-        """Write content and record soon."""
+    def add(
+        self, key: str, integrity: Integrity, platform: str, urls: Sequence[str] = (), receivers: Receivers = "all"
+    ) -> None:
+        """Write the content of a result that was made here now, and its record, soon."""
+        record = make_record(key, integrity, platform, urls)
         with released if self._left >= self._backlog else contextlib.nullcontext(), self._changed:
             self._changed.wait_for(lambda: self._left < self._backlog, _BACKLOG_S)
             self._left += 1
