@@ -6,6 +6,7 @@ import hashlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from tasks_lib.cache import Cache, identify_url
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.download import Downloader, Request
 from tasks_lib.download.unverified import UnverifiedDownloader, UnverifiedRequest
-from tasks_lib.errors import AllSourcesFailedError, FetchError, OfflineError
+from tasks_lib.errors import AllSourcesFailedError, CacheUnavailableError, FetchError, OfflineError
 from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import FailedSource, Silent
 from tasks_lib.transport import Transport
@@ -258,6 +259,22 @@ def test_only_what_was_measured_becomes_a_blob(store: Cache) -> None:
         partial.write_at(len(BODY), b"more")
         store.finish(partial)
     assert store.path(PINNED.digest).read_bytes() == BODY
+
+
+def test_a_failure_to_write_during_a_wait_leaves_no_gap(origin: Origin, store: Cache) -> None:
+    """A file that cannot be written while the server is slow ends the download; no blob gets its name without them."""
+
+    def stop_for_a_moment(connection: socket.socket, request: OriginRequest) -> None:
+        ranged(BODY, first=777)(connection, request)
+        time.sleep(0.8)
+
+    origin.answers["/a"] = in_turn(stop_for_a_moment, ranged(BODY))
+    (store.root / "v1/partial" / f"{PINNED.digest.hex}.validator").mkdir(parents=True)
+    with pytest.raises(CacheUnavailableError, match="Is a directory"):
+        sources(store).obtain(wanted(f"{origin.url}/a"), Silent())
+    assert not store.path(PINNED.digest).exists()
+    assert not [*store.root.glob("v1/partial/*.part")]
+    assert origin.paths() == ["/a"]
 
 
 def test_offline_opens_no_socket(origin: Origin, store: Cache) -> None:

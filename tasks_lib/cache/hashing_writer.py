@@ -64,6 +64,10 @@ class HashingWriter:
         self._buffer, self._begin = memory, end % len(memory)
         self._end = self._begin
 
+    def fail(self, error: OSError) -> None:
+        """Write nothing more, because the bytes before are not in the file; raise `error` from now on."""
+        self._error = error
+
     def space(self, most: int) -> memoryview:
         """Return memory for 1 to `most` of the next bytes; `add` takes those that were put there.
 

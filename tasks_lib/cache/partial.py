@@ -104,11 +104,15 @@ class Partial:
         return Path(self._place)
 
     def keep(self) -> None:
-        """Write bytes in memory to the file, those of a small download after a moment; call during waits."""
+        """Write bytes in memory to the file, those of a small download after a moment; call during waits.
+
+        The next `space` raises an error of writing; here it would look like one of the connection.
+        """
         if self._file >= 0:
             self._writer.flush()
         elif self.size and time.monotonic() - self._begun_s > _MOMENT_S:
-            self._spill()
+            with contextlib.suppress(OSError):
+                self._spill()
 
     def _spill(self) -> None:
         """Continue in the file."""
@@ -116,9 +120,13 @@ class Partial:
             self._open()
             memory, self._memory = self._memory, memoryview(b"")
             self._writer.adopt(memory, self.size)
-            if self.size:
-                self._write_note()
-            self.write_at(0, memory[: self.size])
+            try:
+                if self.size:
+                    self._write_note()
+                self.write_at(0, memory[: self.size])
+            except OSError as error:
+                self._writer.fail(error)
+                raise
 
     @cached_property
     def _note(self) -> Path:
@@ -172,8 +180,8 @@ class Partial:
     def _write_note(self) -> None:
         """Record validator and origin before bytes arrive; a download in one chunk needs no record."""
         if self.validator and not self._noted:
-            self._noted = True
             descriptor = os.open(self._note, _FLAGS | os.O_TRUNC, 0o600)
+            self._noted = True
             try:
                 os.write(descriptor, f"{self.validator}\n{self.origin}".encode())
             finally:
@@ -366,7 +374,7 @@ class Partial:
                 self.drop()
         if self._file < 0:
             return
-        empty = self.size == 0 and os.fstat(self._file).st_size == 0
+        empty = os.fstat(self._file).st_size == 0
         os.close(self._file)
         self._file = -1
         if empty:
