@@ -331,7 +331,9 @@ def test_hard_link_is_checked_through_its_directory(edit: str, tmp_path: Path) -
     assert before is not None
     assert before.first == os.fsencode(tmp_path / "artifact")
     change(tmp_path)
-    assert bool(before.changed()) == noticed
+    changed = before.changed()
+    assert bool(changed) == noticed
+    assert changed == [one for one in (0, 1) if signs_of([before.paths[one]]) != [before.signs[one]]]  # both names
 
 
 @pytest.mark.parametrize("edit", SECOND)

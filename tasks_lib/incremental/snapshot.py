@@ -96,8 +96,10 @@ class Snapshot(NamedTuple):
         end = at + _count(self.links)
         found += self._changed_links(at, end - at)
         at = end + end - at
+        changed = {self.signs[one] for one in found}  # of files that may have second names
         for directory, (sign, count) in self.directories.items():
-            if entries_of(directory) != sign or sign == RACY:
+            is_file_changed = changed and not changed.isdisjoint(self.signs[at : at + count])
+            if is_file_changed or entries_of(directory) != sign or sign == RACY:
                 paths = self.paths
                 found += [one for one in range(at, at + count) if signs_of([paths[one]]) != [self.signs[one]]]
             at += count
