@@ -174,7 +174,7 @@ class Project:
                 archive=delivery.artifact.path.name,
                 reason="is not an archive",
                 code="WRONG_FORMAT",
-                hint=f"use the file itself: doit path {definition.name}",
+                hint=f"use the file itself: doit path fetch:{definition.name}",
             )
         self._obtain(definition)
         self._deliver(delivery)
@@ -414,7 +414,7 @@ class Project:
         if preparation.output is None:
             raise ToolError(
                 f"toolchain {definition.name} has no artifact",
-                hint=f"use its directory: doit path {definition.name} --tree",
+                hint=f"use its directory: doit path toolchain:{definition.name} --tree",
             )
         if not steps.publish_from_cache(self._session.context, preparation.output):
             self._build(definition)

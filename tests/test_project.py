@@ -27,6 +27,9 @@ kit:
     script: ../../build.sh
     toolchain-artifact: public/build/kit.txt
     pass-env: [COUNT]
+bare:
+  description: has no command
+  fetches: {fetch: [{artifact: plain, extract: false}]}
 """
 SCRIPT = '#!/bin/sh\necho ran >> "$COUNT"\ncat lib-1.0/lib.h plain.txt > "$UPLOAD_DIR/kit.txt"\n'
 
@@ -177,7 +180,8 @@ def test_values_for_other_tasks(top: Path) -> None:
 ERRORS: dict[str, tuple[str, str, type[errors.FetchError], str]] = {
     "a typo": ("fetch", "plane", errors.UnknownNameError, "did you mean plain?"),
     "a wrong kind": ("fetch", "toolchain:plain", errors.UnknownNameError, "no definition is named"),
-    "no archive": ("tree", "plain", errors.UnsupportedArchiveError, "doit path plain"),
+    "no archive": ("tree", "plain", errors.UnsupportedArchiveError, "doit path fetch:plain"),
+    "no artifact": ("fetch", "bare", errors.ToolError, "doit path toolchain:bare --tree"),
 }
 
 
@@ -225,7 +229,7 @@ def test_a_project_elsewhere(top: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir("/")
     assert doit_fetch.fetch("plain", project=top).read_bytes() == PLAIN
     project = Project.load(top)
-    assert sorted(project.definitions) == ["kit", "lib", "plain", "tool"]
+    assert sorted(project.definitions) == ["bare", "kit", "lib", "plain", "tool"]
     assert doit_fetch.fetch("plain", project=project) == project.fetch("plain")
     monkeypatch.chdir(top / "fetchdefs/fetch")
     assert doit_fetch.fetch("plain") == project.fetch("plain")
