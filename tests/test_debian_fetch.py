@@ -458,6 +458,10 @@ def test_an_export_has_the_packages(tmp_path: Path, root: Path) -> None:
 
 def test_an_export_needs_a_lock(top: Path) -> None:
     """An export does not leave out a definition without a lock, or with a stale one, silently."""
+    definition = top / "fetchdefs/fetch/debs.yml"
+    definition.write_text(definition.read_text().replace("[greet]", "[greet, other]"))
+    done = doit(top, "export", "cas", "../out")
+    assert (done.returncode, "made for another state of its definition" in done.stdout) == (1, True), done.stdout
     (top / LOCK).unlink()
     done = doit(top, "export", "cas", "../out")
     assert (done.returncode, "debs.lock does not exist" in done.stdout) == (1, True), done.stdout
