@@ -5,12 +5,14 @@ import hashlib
 import os
 import random
 import threading
+import time
 import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from tasks_lib.cache import Cache, Options, Result, hashing_writer, usage
+from tasks_lib.cache import partial as partial_module
 from tasks_lib.cache.hash_cache import HashCache
 from tasks_lib.cache.hashing_writer import HashingWriter
 from tasks_lib.digest import Digest, Integrity
@@ -157,6 +159,44 @@ def test_a_partial_survives_only_with_its_validator(store: Cache) -> None:
         partial.append(b"no validator")
     with store.partial(PINNED) as partial:
         assert partial.size == 0
+
+
+@pytest.mark.parametrize(("size", "step"), [(7000, 1500), (17 << 20, 3 << 20)], ids=["small", "large"])
+@pytest.mark.parametrize("free", [0, 1])
+def test_a_wait_writes_what_has_arrived(
+    free: int, size: int, step: int, store: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """During a wait the file gets the bytes so far, and the memory for the next ones remains valid."""
+    monkeypatch.setattr(hashing_writer, "_FREE_CORES", threading.Semaphore(free))
+    monkeypatch.setattr(partial_module, "_MOMENT_S", -1)
+    content = random.Random(size).randbytes(size)
+    with store.partial(integrity_of(content)) as partial:
+        partial.restart('"etag"')
+        while partial.size < size:
+            begin, space = partial.size, partial.space(min(step, size - partial.size))
+            partial.keep()
+            for path in (store.root / "v1/partial").glob("*.part"):
+                while path.stat().st_size < begin:  # a thread writes
+                    time.sleep(0.001)
+            space[:] = content[begin : begin + len(space)]
+            partial.extend(len(space))
+        store.finish(partial)
+    assert store.path(integrity_of(content).digest).read_bytes() == content
+
+
+def test_the_file_has_every_byte_that_counts(store: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader of a large download, and a map of its pieces, find the bytes that a thread has yet to write."""
+    monkeypatch.setattr(hashing_writer, "_FREE_CORES", threading.Semaphore(1))
+    content = random.Random(0).randbytes(17 << 20)
+    with store.partial(integrity_of(content)) as partial:
+        partial.restart('"etag"')
+        partial.append(content[:1000])
+        with partial.reading() as file:
+            assert file.read() == content[:1000]
+        partial.append(content[1000:2000])
+        partial.split(1 << 20)
+        (path,) = (store.root / "v1/partial").glob("*.part")
+        assert path.read_bytes() == content[:2000]
 
 
 def test_a_small_download_has_no_partial_file(store: Cache) -> None:
