@@ -406,6 +406,34 @@ def test_link_to_no_file_of_the_snapshot(link: str, tmp_path: Path) -> None:
     assert before.changed() == []
 
 
+def test_link_in_a_directory_with_another_name(tmp_path: Path) -> None:
+    """`..` of a link in a directory that is a symlink does not lead to where the path came from."""
+    (tmp_path / "real/links").mkdir(parents=True)
+    (tmp_path / "links").symlink_to("real/links")
+    (tmp_path / "real/f").write_text("1")
+    (tmp_path / "f").hardlink_to(tmp_path / "real/f")
+    (tmp_path / "links/l").symlink_to("../f")
+    before = stamps.read(*_stamped(tmp_path, "f", "links/l"))
+    assert before is not None
+    assert before.links == b""
+
+
+@pytest.mark.parametrize("gone", ["", "links/l", "links/m"])
+def test_two_links_to_one_file(gone: str, tmp_path: Path) -> None:
+    """One of two links to a file is checked with the file, the other by itself."""
+    for name in ("links", "files"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "files/f").write_text("1")
+    for name in ("links/l", "links/m"):
+        (tmp_path / name).symlink_to("../files/f")
+    before = stamps.read(*_stamped(tmp_path, "files/f", "links/l", "links/m"))
+    assert before is not None
+    assert len(before.paths) == len(before.signs) == 3
+    if gone:
+        (tmp_path / gone).unlink()
+    assert [before.paths[one] for one in before.changed()] == ([str(tmp_path / gone)] if gone else [])
+
+
 def test_directories_and_missing_files(tmp_path: Path) -> None:
     """A missing file and a directory match while they stay what they are."""
     (tmp_path / "d").mkdir()
