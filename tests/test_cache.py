@@ -184,6 +184,21 @@ def test_a_wait_writes_what_has_arrived(
     assert store.path(integrity_of(content).digest).read_bytes() == content
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_wrong_content_of_a_tiny_file_is_read_in_large_parts(
+    waits: bool, store: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory of an expected byte does not receive megabytes of another content byte by byte."""
+    monkeypatch.setattr(partial_module, "_MOMENT_S", -1 if waits else 1000)
+    with store.partial(integrity_of(b"1")) as partial:
+        for _ in range(2):
+            space = partial.space(1)
+            partial.keep()
+            space[:] = b"2"
+            partial.extend(1)
+        assert len(partial.space(1 << 20)) >= 64 << 10
+
+
 def test_the_file_has_every_byte_that_counts(store: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader of a large download, and a map of its pieces, find the bytes that a thread has yet to write."""
     monkeypatch.setattr(hashing_writer, "_FREE_CORES", threading.Semaphore(1))

@@ -61,8 +61,8 @@ class HashingWriter:
 
     def adopt(self, memory: memoryview, end: int) -> None:
         """Continue in `memory`, of which `end` bytes are hashed and written; the space after them may be in use."""
-        self._buffer, self._begin = memory, end % len(memory)
-        self._end = self._begin
+        if end < len(memory):
+            self._buffer, self._begin, self._end = memory, end, end
 
     def fail(self, error: OSError) -> None:
         """Write nothing more, because the bytes before are not in the file; raise `error` from now on."""
@@ -98,7 +98,7 @@ class HashingWriter:
         if self._thread is None or offset is None or len(self._buffer) - self._end < _LEAST_SPACE:
             self._hand_over(self._buffer)
             self._begin = self._end = 0
-            if self._thread is not None:
+            if self._thread is not None or len(self._buffer) < _SMALL_READ:  # adopted, perhaps a single byte
                 self._buffer = None
 
     def flush(self) -> None:
