@@ -71,6 +71,7 @@ ACCEPTED: dict[str, tuple[Callable[[], Answer], int]] = {
         lambda: raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n30d40\r\n" + BODY + b"\r\n0\r\n\r\n"),
         1,
     ),
+    "bytes after the body": (lambda: raw(b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + BODY + b"more"), 1),
     "short once": (lambda: in_turn(reply(BODY[:500], Content_Length=str(len(BODY))), reply(BODY)), 2),
     "wrong once": (lambda: in_turn(reply(b"x" + BODY[1:]), reply(BODY)), 2),
     "503 twice": (lambda: in_turn(reply(b"", "503 Busy"), reply(b"", "503 Busy"), reply(BODY)), 3),
