@@ -411,6 +411,29 @@ def test_a_failed_write_leaves_no_gap(free: int, monkeypatch: pytest.MonkeyPatch
     assert (hashing_writer._FREE_CORES.acquire(blocking=False)) == (free > 0)
 
 
+def test_a_buffer_is_used_again_when_all_of_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The part of a buffer that a wait hands over does not free the buffer."""
+    monkeypatch.setattr(hashing_writer, "_FREE_CORES", threading.Semaphore(1))
+    begun, gate = threading.Event(), threading.Event()
+
+    def write(offset: int, content: memoryview) -> None:
+        assert content
+        begun.set()
+        if offset:
+            gate.wait()
+
+    one = HashingWriter("sha256", hashing_writer._LARGE, write)
+    first = one.space(1000)
+    one.add(1000, 0)
+    one.flush()
+    begun.wait()
+    time.sleep(0.02)  # a mistake frees the buffer now
+    one.add(len(one.space(64 << 20)), 1000)
+    assert one.space(1).obj is not first.obj
+    gate.set()
+    one.hexdigest()
+
+
 @pytest.mark.parametrize("free", [0, 1])
 def test_the_memory_of_a_download_is_released_at_its_end(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The buffers are released with the digest, not when the garbage collector finds the download."""

@@ -177,6 +177,14 @@ def test_values_for_other_tasks(top: Path) -> None:
         assert (top / tree / "tool.c").is_file()
 
 
+def test_a_name_counts_before_an_alias(top: Path) -> None:
+    """The alias of a fetch does not hide the toolchain with this name."""
+    path = top / "fetchdefs/fetch/all.yml"
+    path.write_text(path.read_text().replace("plain:\n", "plain:\n  fetch-alias: bare\n", 1))
+    assert doit_fetch.tree("bare") == top / "build/bare"
+    assert doit_fetch.fetch("fetch:bare").read_bytes() == PLAIN
+
+
 ERRORS: dict[str, tuple[str, str, type[errors.FetchError], str]] = {
     "a typo": ("fetch", "plane", errors.UnknownNameError, "did you mean plain?"),
     "a wrong kind": ("fetch", "toolchain:plain", errors.UnknownNameError, "no definition is named"),
