@@ -2,7 +2,7 @@
 
 The fingerprints of its files identify an unchanged directory, at the cost of one stat() call for each file. Otherwise
 the digest of its content identifies each file, and only files with new content are parsed. Definitions are decoded on
-first access. A cache file that cannot be read, or that other code wrote, counts as missing.
+each access. A cache file that cannot be read, or that other code wrote, counts as missing.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ _CHUNK: Final = 512
 _MAGIC: Final = b"doit-fetch definitions 8\n"
 #: Lookups in the text of all names before a table is built, which takes as long as fifty lookups.
 _GLANCES: Final = 16
+#: Characters before and after the last name to look at first: most names are asked for in about their order.
+_NEAR: Final = 1 << 12
 
 _NOTHING: Final = msgspec.msgpack.encode({})
 #: Digest of a source -> the names that it defines, by kind in the order of `Definitions.kinds`.
@@ -109,11 +111,10 @@ class CachedDefinitions(msgspec.Struct, array_like=True):
 
 
 class LazyDefinitions(Mapping[str, Value], Generic[Value]):
-    """A mapping that decodes definitions on first access."""
+    """A mapping that decodes a definition on each access: use each value once. Those in `made` are at hand."""
 
     def __init__(self, block: Block, made: Mapping[str, Value]) -> None:
-        self._block = block
-        self._made: dict[str, Value] = dict(made)
+        self._block, self._made = block, made
         self._ends = array("Q", block.ends)
         self._places: dict[str, int] = {}
         self._glances = 0
@@ -121,9 +122,8 @@ class LazyDefinitions(Mapping[str, Value], Generic[Value]):
         self._chunk = -1, memoryview(b"")  # the chunk that was used last, and its number
 
     def __getitem__(self, name: str) -> Value:
-        if name not in self._made:
-            self._made[name] = cast("Value", decode(self.text(name)))
-        return self._made[name]
+        value = self._made.get(name)
+        return cast("Value", decode(self.text(name))) if value is None else value
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._block.names[1:-1].split("\0") if self._ends else ())
@@ -161,18 +161,29 @@ class LazyDefinitions(Mapping[str, Value], Generic[Value]):
             return -1
         if self._places:
             return self._places.get(name, -1)
-        at, number = self._last
-        found = self._block.names.find(f"\0{name}\0", at)  # most names are asked for in their order
-        if found >= 0:
-            number += self._block.names.count("\0", at, found)
-            self._last = found, number
-            return number
-        if self._glances >= _GLANCES:
-            self._places = {one: at for at, one in enumerate(self)}
+        names, text, (at, number) = self._block.names, f"\0{name}\0", self._last
+        found = names.find(text, at, at + _NEAR)
+        if found < 0:
+            found = self._search(text, at)
+        if found < 0:
             return self._places.get(name, -1)
-        self._glances += 1
-        found = self._block.names.find(f"\0{name}\0", 0, at + 1)
-        return -1 if found < 0 else self._block.names.count("\0", 0, found)
+        number += names.count("\0", at, found) if found >= at else -names.count("\0", found, at)
+        self._last = found, number
+        return number
+
+    def _search(self, text: str, at: int) -> int:
+        """Return where a text is that is not soon after `at`; -1 if it is nowhere, or after building a table."""
+        names = self._block.names
+        found = names.find(text, max(0, at - _NEAR), at + 1)
+        if found < 0:
+            found = names.find(text, at)
+        if found < 0:
+            self._glances += 1
+            if self._glances > _GLANCES:
+                self._places = {one: place for place, one in enumerate(self)}
+            else:
+                found = names.find(text, 0, at + 1)
+        return found
 
 
 class DefinitionCache:
@@ -226,7 +237,7 @@ class DefinitionCache:
 
 
 def definitions_of(kept: CachedDefinitions, parsed: Definitions | None = None) -> Definitions:
-    """Return the definitions; those that were just `parsed` are reused, the others are decoded on first access."""
+    """Return the definitions; those that were just `parsed` are at hand, the others are decoded on each access."""
     return Definitions(
         fetches=LazyDefinitions(kept.fetches, _at_hand(parsed.fetches) if parsed else {}),
         toolchains=LazyDefinitions(kept.toolchains, _at_hand(parsed.toolchains) if parsed else {}),
