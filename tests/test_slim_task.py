@@ -15,6 +15,7 @@ from tasks_lib import session
 from tasks_lib.definitions import Fetch
 from tasks_lib.engine import slim_task
 from tasks_lib.graph.task_info import TaskInfo
+from tasks_lib.incremental import definition_cache
 from tasks_lib.settings import Settings
 from tests.project import definition, written
 
@@ -181,6 +182,7 @@ def test_finished_task_keeps_what_is_used() -> None:
 def test_a_finished_task_keeps_no_definition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten thousand finished tasks do not keep their definitions; the facts of each are still known."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(definition_cache, "MANY", 20)
     text = "".join(definition(f"d{number}", f"https://example.org/d{number}", b"x") for number in range(20))
     written(tmp_path / "fetchdefs", {"fetch/all.yml": text})
     for _ in range(2):  # the second session has the cache of parsed definitions

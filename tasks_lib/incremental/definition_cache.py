@@ -2,7 +2,8 @@
 
 The fingerprints of its files identify an unchanged directory, at the cost of one stat() call for each file. Otherwise
 the digest of its content identifies each file, and only files with new content are parsed. Definitions are decoded on
-each access. A cache file that cannot be read, or that other code wrote, counts as missing.
+first access, and on each access if there are many. A cache file that cannot be read, or that other code wrote, counts
+as missing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import msgspec
 
 from tasks_lib.definitions import Debian, DebianSource, Definitions, Fetch, Image, StaticUrl, Toolchain
 from tasks_lib.definitions.codec import decode, decode_refused, encode
-from tasks_lib.definitions.packed import PackedDefinitions
+from tasks_lib.definitions.packed import MANY, PackedDefinitions
 from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.fs.trust import NOBODY, Trust
@@ -111,10 +112,11 @@ class CachedDefinitions(msgspec.Struct, array_like=True):
 
 
 class LazyDefinitions(Mapping[str, Value], Generic[Value]):
-    """A mapping that decodes a definition on each access: use each value once. Those in `made` are at hand."""
+    """A mapping that decodes definitions on first access, and on each if there are `MANY`: use each value once then."""
 
     def __init__(self, block: Block, made: Mapping[str, Value]) -> None:
-        self._block, self._made = block, made
+        self._block = block
+        self._made: dict[str, Value] = dict(made)
         self._ends = array("Q", block.ends)
         self._places: dict[str, int] = {}
         self._glances = 0
@@ -123,7 +125,11 @@ class LazyDefinitions(Mapping[str, Value], Generic[Value]):
 
     def __getitem__(self, name: str) -> Value:
         value = self._made.get(name)
-        return cast("Value", decode(self.text(name))) if value is None else value
+        if value is None:
+            value = cast("Value", decode(self.text(name)))
+            if len(self._ends) < MANY:
+                self._made[name] = value
+        return value
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._block.names[1:-1].split("\0") if self._ends else ())
@@ -237,7 +243,7 @@ class DefinitionCache:
 
 
 def definitions_of(kept: CachedDefinitions, parsed: Definitions | None = None) -> Definitions:
-    """Return the definitions; those that were just `parsed` are at hand, the others are decoded on each access."""
+    """Return the definitions; those that were just `parsed` are reused, the others are decoded on access."""
     return Definitions(
         fetches=LazyDefinitions(kept.fetches, _at_hand(parsed.fetches) if parsed else {}),
         toolchains=LazyDefinitions(kept.toolchains, _at_hand(parsed.toolchains) if parsed else {}),
