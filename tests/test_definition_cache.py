@@ -402,11 +402,13 @@ def test_many_definitions_are_compressed_one_chunk_at_a_time() -> None:
     names=st.lists(st.text("ab", min_size=1, max_size=4), unique=True, max_size=30),
     asked=st.lists(st.text("ab\0", max_size=4), max_size=60),
     chunk=st.sampled_from([1, 3, 512]),
+    near=st.sampled_from([1, 8, 4096]),
 )
-def test_a_block_has_each_definition(names: list[str], asked: list[str], chunk: int) -> None:
+def test_a_block_has_each_definition(names: list[str], asked: list[str], chunk: int, near: int) -> None:
     """Whatever the order of the questions, a name leads to its own bytes, and other names to none."""
     texts = {name: f"definition {name} ".encode() * 9 for name in names}
-    before, definition_cache._CHUNK = definition_cache._CHUNK, chunk  # type: ignore[misc]
+    before = definition_cache._CHUNK, definition_cache._NEAR
+    definition_cache._CHUNK, definition_cache._NEAR = chunk, near  # type: ignore[misc]
     try:
         lazy: definition_cache.LazyDefinitions[Any] = definition_cache.LazyDefinitions(
             definition_cache.Block.of(texts), {}
@@ -417,4 +419,4 @@ def test_a_block_has_each_definition(names: list[str], asked: list[str], chunk: 
                 assert bytes(lazy.text(name)) == texts[name]
         assert list(lazy) == names and len(lazy) == len(names)
     finally:
-        definition_cache._CHUNK = before  # type: ignore[misc]
+        definition_cache._CHUNK, definition_cache._NEAR = before  # type: ignore[misc]

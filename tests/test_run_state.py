@@ -44,6 +44,16 @@ def task(size: int = 0, *needs: str) -> SimpleNamespace:
     return SimpleNamespace(actions=[1], task_dep=list(needs), setup_tasks=[], meta={"size": size})
 
 
+def test_a_task_that_ended_keeps_no_output() -> None:
+    """What a task made is reported with its end, and kept no longer."""
+    said = Said()
+    said.say(0, "fetch:a", "start")
+    said.say(1, "fetch:a", "output", path="/x", size=1)
+    assert said.state.runs["fetch:a"].output == {"path": "/x", "size": 1}
+    said.state.end("fetch:a", 2, "success")
+    assert said.state.runs["fetch:a"].output == {}
+
+
 def test_long_tasks_are_reported_again() -> None:
     """Every half minute a line shows phase, bytes, rate and remaining time, and nothing in between."""
     said = Said()

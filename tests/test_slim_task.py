@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +11,13 @@ from doit.control import TaskControl
 from doit.exceptions import TaskError, TaskFailed
 from doit.task import Task
 
+from tasks_lib import session
+from tasks_lib.definitions import Fetch
 from tasks_lib.engine import slim_task
 from tasks_lib.graph.task_info import TaskInfo
+from tasks_lib.incremental import definition_cache
+from tasks_lib.settings import Settings
+from tests.project import definition, written
 
 
 class Check:
@@ -170,6 +177,29 @@ def test_finished_task_keeps_what_is_used() -> None:
     assert [(action.out, action.err) for action in ours.actions] == [(None, None)]
     assert (ours.targets, ours.file_dep, ours.task_dep, ours.meta) == (["t"], {"f", "g"}, ["fetch:a"], {"pool": "cpu"})
     assert (ours.uptodate[0][0], ours.values, ours.result) == (CHECK, {}, None)
+
+
+def test_a_finished_task_keeps_no_definition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand finished tasks do not keep their definitions; the facts of each are still known."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(definition_cache, "MANY", 20)
+    text = "".join(definition(f"d{number}", f"https://example.org/d{number}", b"x") for number in range(20))
+    written(tmp_path / "fetchdefs", {"fetch/all.yml": text})
+    for _ in range(2):  # the second session has the cache of parsed definitions
+        found = session.Session(Settings.parse(variables={}, environ={}), {})
+        ours = [one for one in slim_task.slim_tasks(found.graph.tasks()) if isinstance(one, slim_task.SlimTask)]
+    assert sum(map(_is_definition_of_this_test, gc.get_objects())) >= 20
+    for one in ours:
+        one.release()
+        one.release_checks()
+    gc.collect()
+    assert sum(map(_is_definition_of_this_test, gc.get_objects())) <= 1, "the plan keeps the last one"
+    assert [one.meta.brief()["artifact"] for one in ours] == [f"d{number}" for number in range(20)]
+    assert all(one.meta["recipe_key"] and one.meta["pool"] == "network" for one in ours)
+
+
+def _is_definition_of_this_test(one: object) -> bool:
+    return isinstance(one, Fetch) and one.description.startswith("the d")
 
 
 # --- groups

@@ -88,8 +88,8 @@ class Reporter:
 
     def _end(self, task: Any, outcome: str, fail: Any) -> None:
         message = str(fail.get_msg()).strip() if fail is not None else ""
-        outcome = self._state.end(task.name, time.monotonic(), outcome, message)
         output = self._state.runs[task.name].output if task.name in self._state.runs else {}
+        outcome = self._state.end(task.name, time.monotonic(), outcome, message)
         BUS.say(task.name, "end", {"outcome": outcome, "message": message, **output})
         self._face.ended(task.name, outcome, fail, _unseen_output(task) if outcome == "failed" else "")
 

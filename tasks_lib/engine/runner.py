@@ -331,6 +331,8 @@ class PooledRunner(Runner):
                 self._run_plan.note_made(node.task)
             if isinstance(node.task, slim_task.SlimTask):
                 node.task.release()
+                if self._run_plan is None:  # else `settle` checks it again
+                    node.task.release_checks()
 
     def _handle_task_error(self, node: Any, base_fail: BaseFail) -> None:
         """Count a failure; a task that did not run leaves the exit status to the failed task that it needs."""

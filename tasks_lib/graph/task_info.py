@@ -15,7 +15,7 @@ from tasks_lib.definitions.taskgraph import fetch_content_command
 from tasks_lib.formats import TREE_VERSION
 from tasks_lib.graph.index import IndexPaths
 from tasks_lib.network import redacted
-from tasks_lib.steps import Artifact, Delivery, ImageBuild, ToolchainBuild
+from tasks_lib.steps import Artifact, Delivery, ImageBuild, Plan, ToolchainBuild
 from tasks_lib.vcs.urls import display_url
 
 
@@ -32,7 +32,10 @@ class TaskInfo(Mapping[str, Any]):
 
     def brief(self) -> dict[str, Any]:
         """Return the details that the record of a run has: of a fetch the few that need no computation."""
-        return describe_fetch(self._words[0]) if self._tell is fetch_info else self._tell(*self._words)
+        if self._tell is not fetch_info:
+            return self._tell(*self._words)
+        plan, name, _ = self._words
+        return describe_fetch(plan.definitions.fetches[name])
 
     def items(self) -> ItemsView[str, Any]:
         """Return all items, computing the details once."""
@@ -142,10 +145,11 @@ def describe_fetch(fetch: Fetch) -> dict[str, Any]:
     return facts
 
 
-def fetch_info(fetch: Fetch, key: str, paths: IndexPaths) -> dict[str, Any]:
-    """Return the details of a fetch; `key` is its recipe key."""
+def fetch_info(plan: Plan, name: str, paths: IndexPaths) -> dict[str, Any]:
+    """Return the details of the fetch `name`; a finished task does not keep its definition."""
+    fetch = plan.definitions.fetches[name]
     facts = describe_fetch(fetch)
-    facts["recipe_key"] = key
+    facts["recipe_key"] = plan.fetched(fetch).key
     facts["taskgraph_digest"] = recipe.taskgraph_digest(fetch)
     facts["index"] = paths.of_fetch(fetch)
     if isinstance(fetch.source, StaticUrl | Git):

@@ -121,7 +121,7 @@ class TaskGraph:
             "targets": list_targets(fetched),
             "uptodate": [check],
             "clean": True,
-            "meta": task_info.TaskInfo("network", task_info.fetch_info, fetch, fetched.key, self._paths),
+            "meta": task_info.TaskInfo("network", task_info.fetch_info, self._plan, fetch.name, self._paths),
         }
 
     def _identity(self, fetch: Fetch) -> tuple[Any, ...]:

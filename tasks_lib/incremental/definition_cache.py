@@ -2,7 +2,8 @@
 
 The fingerprints of its files identify an unchanged directory, at the cost of one stat() call for each file. Otherwise
 the digest of its content identifies each file, and only files with new content are parsed. Definitions are decoded on
-first access. A cache file that cannot be read, or that other code wrote, counts as missing.
+first access, and on each access if there are many. A cache file that cannot be read, or that other code wrote, counts
+as missing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import msgspec
 
 from tasks_lib.definitions import Debian, DebianSource, Definitions, Fetch, Image, StaticUrl, Toolchain
 from tasks_lib.definitions.codec import decode, decode_refused, encode
-from tasks_lib.definitions.packed import PackedDefinitions
+from tasks_lib.definitions.packed import MANY, PackedDefinitions
 from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.fs.trust import NOBODY, Trust
@@ -35,6 +36,8 @@ _CHUNK: Final = 512
 _MAGIC: Final = b"doit-fetch definitions 8\n"
 #: Lookups in the text of all names before a table is built, which takes as long as fifty lookups.
 _GLANCES: Final = 16
+#: Characters before and after the last name to look at first: most names are asked for in about their order.
+_NEAR: Final = 1 << 12
 
 _NOTHING: Final = msgspec.msgpack.encode({})
 #: Digest of a source -> the names that it defines, by kind in the order of `Definitions.kinds`.
@@ -109,7 +112,7 @@ class CachedDefinitions(msgspec.Struct, array_like=True):
 
 
 class LazyDefinitions(Mapping[str, Value], Generic[Value]):
-    """A mapping that decodes definitions on first access."""
+    """A mapping that decodes definitions on first access, and on each if there are `MANY`: use each value once then."""
 
     def __init__(self, block: Block, made: Mapping[str, Value]) -> None:
         self._block = block
@@ -121,9 +124,12 @@ class LazyDefinitions(Mapping[str, Value], Generic[Value]):
         self._chunk = -1, memoryview(b"")  # the chunk that was used last, and its number
 
     def __getitem__(self, name: str) -> Value:
-        if name not in self._made:
-            self._made[name] = cast("Value", decode(self.text(name)))
-        return self._made[name]
+        value = self._made.get(name)
+        if value is None:
+            value = cast("Value", decode(self.text(name)))
+            if len(self._ends) < MANY:
+                self._made[name] = value
+        return value
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._block.names[1:-1].split("\0") if self._ends else ())
@@ -161,18 +167,29 @@ class LazyDefinitions(Mapping[str, Value], Generic[Value]):
             return -1
         if self._places:
             return self._places.get(name, -1)
-        at, number = self._last
-        found = self._block.names.find(f"\0{name}\0", at)  # most names are asked for in their order
-        if found >= 0:
-            number += self._block.names.count("\0", at, found)
-            self._last = found, number
-            return number
-        if self._glances >= _GLANCES:
-            self._places = {one: at for at, one in enumerate(self)}
+        names, text, (at, number) = self._block.names, f"\0{name}\0", self._last
+        found = names.find(text, at, at + _NEAR)
+        if found < 0:
+            found = self._search(text, at)
+        if found < 0:
             return self._places.get(name, -1)
-        self._glances += 1
-        found = self._block.names.find(f"\0{name}\0", 0, at + 1)
-        return -1 if found < 0 else self._block.names.count("\0", 0, found)
+        number += names.count("\0", at, found) if found >= at else -names.count("\0", found, at)
+        self._last = found, number
+        return number
+
+    def _search(self, text: str, at: int) -> int:
+        """Return where a text is that is not soon after `at`; -1 if it is nowhere, or after building a table."""
+        names = self._block.names
+        found = names.find(text, max(0, at - _NEAR), at + 1)
+        if found < 0:
+            found = names.find(text, at)
+        if found < 0:
+            self._glances += 1
+            if self._glances > _GLANCES:
+                self._places = {one: place for place, one in enumerate(self)}
+            else:
+                found = names.find(text, 0, at + 1)
+        return found
 
 
 class DefinitionCache:
@@ -226,7 +243,7 @@ class DefinitionCache:
 
 
 def definitions_of(kept: CachedDefinitions, parsed: Definitions | None = None) -> Definitions:
-    """Return the definitions; those that were just `parsed` are reused, the others are decoded on first access."""
+    """Return the definitions; those that were just `parsed` are reused, the others are decoded on access."""
     return Definitions(
         fetches=LazyDefinitions(kept.fetches, _at_hand(parsed.fetches) if parsed else {}),
         toolchains=LazyDefinitions(kept.toolchains, _at_hand(parsed.toolchains) if parsed else {}),

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from io import StringIO
 from typing import Any, Final
 
-from tasks_lib.progress import Facts
+from tasks_lib.ui.events import Event
 from tasks_lib.ui.output import Output, Renderer
 from tasks_lib.ui.run_state import RunState, TaskRun
 
@@ -70,6 +70,11 @@ class JsonRenderer(Renderer):
                 self._stdout = os.dup(1)
                 os.dup2(2, 1)
 
+    def on_event(self, event: Event) -> None:
+        """Keep what a task made; the run state records the other events."""
+        if event.name == "output":
+            self._state.outputs[event.task] = event.facts
+
     def finish(self) -> None:
         """Restore the streams and write the document."""
         if self._streams != (None, None):
@@ -116,7 +121,7 @@ class JsonRenderer(Renderer):
         source = run.source
         return (
             self._facts(run.name, outcome, run.message)
-            | self._output(run.output)
+            | self._output(run.name)
             | {
                 "started": started.strftime("%Y-%m-%d %H:%M:%S.%f"),
                 "elapsed": end_s - run.start_s,
@@ -137,7 +142,7 @@ class JsonRenderer(Renderer):
         note = self._state.notes.get(seen[0])
         return (
             self._facts(seen[0], seen[1], "")
-            | self._output(self._state.outputs.get(seen[0], {}))
+            | self._output(seen[0])
             | {
                 "started": None,
                 "elapsed": None,
@@ -145,7 +150,8 @@ class JsonRenderer(Renderer):
             }
         )
 
-    def _output(self, output: Facts) -> dict[str, Any]:
+    def _output(self, name: str) -> dict[str, Any]:
+        output = self._state.outputs.get(name, {})
         return {key: output.get(key) for key in ("path", "sha256", "size", "tree")}
 
     def _facts(self, name: str, outcome: str, message: str) -> dict[str, Any]:

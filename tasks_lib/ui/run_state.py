@@ -20,6 +20,8 @@ from tasks_lib.ui.events import Event
 IDLE_PHASES: Final = frozenset({"queue", "wait", "verify"})
 #: Maximum number of phases kept per task, so that endless retries do not fill the memory.
 MAX_PHASES: Final = 64
+#: The output of a task that has none, or that has ended.
+_NO_FACTS: Final[Facts] = {}
 #: Seconds over which the current rate is averaged: long enough to be steady, short enough to show a stall.
 _WINDOW_S: Final = 5.0
 
@@ -79,9 +81,9 @@ class TaskRun:
         self.name, self.ready_s, self.start_s, self.worker = name, ready_s, start_s, worker
         self.done_s, self.end_s, self.outcome, self.message = 0.0, 0.0, "", ""
         self.phases: list[Phase] = []
-        self.warnings: list[str] = []
-        self.failed_sources: list[FailedSource] = []
-        self.output: Facts = {}  # `path`, `sha256`, `size` and `tree`, as far as the task has them
+        self.warnings: tuple[str, ...] = ()
+        self.failed_sources: tuple[FailedSource, ...] = ()
+        self.output = _NO_FACTS  # `path`, `sha256`, `size` and `tree`, as far as the task has them; until its end
         self._flow: _TransferRate | None = None  # of the current phase
 
     @property
@@ -123,11 +125,9 @@ class TaskRun:
         elif name == "output":
             self.output = event.facts
         elif name == "warn":
-            self.warnings.append(str(event.facts["message"]))
+            self.warnings += (str(event.facts["message"]),)
             if "role" in event.facts:
-                self.failed_sources.append(
-                    FailedSource(*(str(event.facts[name]) for name in ("role", "url", "reason")))
-                )
+                self.failed_sources += (FailedSource(*(str(event.facts[key]) for key in ("role", "url", "reason"))),)
         elif name == "skip":
             self.outcome, self.message = "skipped", str(event.facts["reason"])
 
@@ -159,7 +159,7 @@ class TaskRun:
         self.end_s, self.outcome, self.message = self.done_s or at_s, outcome, message
         if self.phases:
             self.phases[-1].end_s = self.phases[-1].end_s or self.end_s
-        self._flow = None  # saves memory: ten thousand runs are kept to the end
+        self._flow, self.output = None, _NO_FACTS  # saves memory: ten thousand runs are kept to the end
 
 
 def host_of(url: str) -> str:
@@ -191,7 +191,7 @@ class RunState:
         self.counts: Counter[str] = Counter()
         self.seen: dict[str, str] = {}  # outcome of tasks that did not run
         self.notes: dict[str, str] = {}  # what is not confirmed about the output of some of them
-        self.outputs: dict[str, Facts] = {}  # of them, as far as a reporter asked for it
+        self.outputs: dict[str, Facts] = {}  # of tasks that ended, if a renderer shows it
         self.errors: list[str] = []  # doit's own errors
         self.pushed = Pushed()
         self.tasks: Mapping[str, Any] = {}
