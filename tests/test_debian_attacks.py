@@ -239,7 +239,7 @@ BROKEN: dict[str, Callable[[Path], object]] = {
 def test_an_attack_on_an_index(here: Project, case: str) -> None:
     """An index that is not the one of the Release file is refused, wherever the mirror has it."""
     each_index(here, BROKEN[case])
-    here.refused(IndexDigestError, "main/binary-amd64/Packages.xz")
+    here.refused(IndexDigestError, "main/binary-amd64/Packages.gz")
 
 
 def test_a_missing_index(here: Project) -> None:

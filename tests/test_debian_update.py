@@ -70,7 +70,7 @@ def test_an_update(here: Project) -> None:
     assert (release.suite, release.codename, release.date) == ("stable", "bookworm", "2026-11-01T08:30:00Z")
     assert (release.inrelease.size, release.inrelease.sha256) == (len(inrelease), hashlib.sha256(inrelease).hexdigest())
     assert release.signers == (here.mirror.keyring.fingerprints("archive")[0],)
-    assert [index.path for index in release.indexes] == ["main/binary-amd64/Packages.xz"]
+    assert [index.path for index in release.indexes] == ["main/binary-amd64/Packages.gz"]
     again = doit(Path(), "update", "debs")
     assert (again.returncode, again.stdout, Path(LOCK).read_bytes()) == (0, "debs: unchanged\n", text)
     fetched = doit(Path(), "fetch:debs")
@@ -216,8 +216,8 @@ def test_several_architectures(here: Project) -> None:
         ("common", "all"), ("hello", "amd64"), ("hello", "arm64"), ("libhello", "amd64"), ("libhello", "arm64"),
     ]  # fmt: skip
     assert [index.path for index in read().releases[0].indexes] == [
-        "main/binary-amd64/Packages.xz",
-        "main/binary-arm64/Packages.xz",
+        "main/binary-amd64/Packages.gz",
+        "main/binary-arm64/Packages.gz",
     ]
 
 
@@ -257,7 +257,7 @@ def test_places_and_packings_of_indexes(here: Project, by_hash: Any, packings: t
     dataclasses.replace(here.mirror, by_hash=by_hash, packings=packings).publish(DEBS)
     here.update()
     assert here.packages() == ["common 1.0", "hello 1:2.0-1", "libhello 1.4"]
-    best = min(packings, key=[".xz", ".gz", ""].index)
+    best = min(packings, key=[".gz", ".xz", ""].index)
     assert read().releases[0].indexes[0].path == f"main/binary-amd64/Packages{best}"
 
 
