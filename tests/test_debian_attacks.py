@@ -194,6 +194,10 @@ def test_a_damaged_lock(here: Project) -> None:
     here.update()
     change(Path(LOCK), b'"version": 1\n', b'"version": 1\n<<<<<<<')
     here.refused(LockMismatchError, "restore it, or delete it")
+    Path(LOCK).unlink()
+    here.update()
+    change(Path(LOCK), b'"pool/', b'"../pool/')
+    here.refused(LockMismatchError, f"{LOCK}: unsafe path '../pool/")
 
 
 @needs_apt

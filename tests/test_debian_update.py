@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import tarfile
 import tempfile
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import zstandard
 
 from tasks_lib.errors import (
     AllSourcesFailedError,
@@ -219,6 +221,13 @@ def test_several_architectures(here: Project) -> None:
         "main/binary-amd64/Packages.gz",
         "main/binary-arm64/Packages.gz",
     ]
+    fetched = doit(Path(), "fetch:debs")
+    assert fetched.returncode == 0, fetched.stdout
+    with zstandard.open("build/artifacts/debs/debs.tar.zst") as file, tarfile.open(fileobj=file, mode="r|") as tar:
+        contents = {one.name: (extracted.read() if (extracted := tar.extractfile(one)) else b"") for one in tar}
+    assert {name for name in contents if name.endswith(".deb")} == {deb.pool for deb in (HELLO, LIBRARY, COMMON, *arm)}
+    assert b"\nArchitectures: amd64 arm64\n" in contents["Release"]
+    assert contents["Packages"].count(b"Package: ") == 5
 
 
 @needs_apt
@@ -388,12 +397,21 @@ def test_packages_that_cannot_be_resolved(here: Project, packages: list[str], ex
     here.refused(UnresolvableError, expected)
 
 
+@needs_apt
+def test_an_error_has_the_name_of_the_definition_once(here: Project) -> None:
+    """The line of an error ends with its class, by which the documentation lists what to do."""
+    here.define(packages=["nowhere"])
+    failed = doit(Path(), "update", "debs")
+    reason = "debs: apt cannot resolve the packages for amd64: Unable to locate package nowhere [UnresolvableError]"
+    assert (failed.returncode, failed.stdout.splitlines()[0]) == (1, reason)
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
         (
             {"components": ["contrib"]},
-            "no index of contrib for amd64\nit has the components main and the architectures",
+            "no index of contrib for amd64 [UnresolvableError]\nit has the components main and the architectures",
         ),
         ({"architectures": ["riscv64"]}, "no index of main for riscv64"),
     ],
