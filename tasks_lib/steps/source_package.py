@@ -44,7 +44,7 @@ _PIECE: Final = 1 << 20
 _PINNED: Final = "the .dsc pins its files: add a mirror that has them, or pin the .dsc of another version"
 
 
-class _SourcePackage(DefinitionSteps[DebianSource]):
+class _DebianSourceSteps(DefinitionSteps[DebianSource]):
     """The steps of one source package, whose members are the .dsc and the files that it names, or the tarball."""
 
     def fetch(self, artifact: Artifact, progress: Progress) -> None:
@@ -143,7 +143,7 @@ class _SourcePackage(DefinitionSteps[DebianSource]):
         return {recipe.pinned_key(self.source)}
 
 
-STEPS: Final = _SourcePackage
+STEPS: Final = _DebianSourceSteps
 
 
 def _is_made(context: Context, artifact: Artifact, progress: Progress) -> bool:
