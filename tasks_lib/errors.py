@@ -242,35 +242,43 @@ class UnknownSignerError(SignatureError):
 # --- Debian packages --------------------------------------------------------------------------
 
 
-class ReleaseSignatureError(SignatureError):
+class DebianError(FetchError):
+    """The base of the errors of Debian packages; their first line ends with the class, as that of an archive does."""
+
+    def __str__(self) -> str:
+        first, newline, rest = super().__str__().partition("\n")
+        return f"{first} [{type(self).__name__}]{newline}{rest}"
+
+
+class ReleaseSignatureError(DebianError, SignatureError):
     """A Release file is not signed by a pinned key, or that key was not valid at the date of the file."""
 
 
-class ReleaseRolledBackError(SignatureError):
+class ReleaseRolledBackError(DebianError, SignatureError):
     """A Release file is older than the one that the lock records."""
 
 
-class IndexDigestError(IntegrityError):
+class IndexDigestError(DebianError, IntegrityError):
     """An index of packages is not the one that its Release file names."""
 
 
-class UnsafePathError(FetchError):
+class UnsafePathError(DebianError):
     """A path in an index, a lock or a .dsc leaves its directory."""
 
 
-class SourcePackageError(FetchError):
+class SourcePackageError(DebianError):
     """A .dsc is not one, or does not pin each file of its source package by size and sha256."""
 
 
-class UnresolvableError(FetchError):
+class UnresolvableError(DebianError):
     """apt cannot resolve the packages of a definition."""
 
 
-class LockStaleError(FetchError):
+class LockStaleError(DebianError):
     """The lock was made for another state of its definition, or does not exist."""
 
 
-class LockMismatchError(IntegrityError):
+class LockMismatchError(DebianError, IntegrityError):
     """The lock is not one that `doit update` writes, or differs from the indexes that it names."""
 
 

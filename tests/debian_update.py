@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tasks_lib.debian.lock import Lock, parse_lock
-from tasks_lib.errors import FetchError
+from tasks_lib.errors import DebianError, FetchError
 from tasks_lib.pins.commits import Target
 from tasks_lib.pins.update import Updated, UpdateRequest, update
 from tests.debian_mirror import Deb, DebianMirror, write
@@ -74,6 +74,7 @@ class Project:
             self.update()
         assert type(error.value) is kind
         assert len(str(error.value).splitlines()) <= 3
+        assert not issubclass(kind, DebianError) or f" [{kind.__name__}]" in str(error.value)
         assert expected in str(error.value)
         assert (Path(LOCK).read_bytes() if Path(LOCK).exists() else b"") == before
         return str(error.value)

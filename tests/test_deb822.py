@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks_lib.debian.deb822 import MAX_PARAGRAPH, parse_paragraph, split_paragraphs
+from tasks_lib.debian.deb822 import MAX_PARAGRAPH, parse_paragraph, select_paragraphs, split_paragraphs
 
 _NAMES = st.sampled_from(["package", "version", "sha256", "x-a"])
 _VALUES = st.text("ab:;", min_size=1, max_size=8)
@@ -57,7 +57,12 @@ def test_a_stream_in_any_pieces_has_the_same_paragraphs(paragraphs: list[dict[st
     texts = ["\n".join(f"{name}: {value}" for name, value in one.items()) for one in paragraphs]
     raw = ("\n" * gap).join(texts).encode() + b"\n"
     chunks = [raw[at : at + piece] for at in range(0, len(raw), piece)]
-    assert [parse_paragraph(one) for one in split_paragraphs(chunks)] == paragraphs
+    found = list(split_paragraphs(chunks))
+    assert [parse_paragraph(one) for one in found] == paragraphs
+    for name, value in {item for one in paragraphs for item in one.items()}:
+        chosen = [one for one in found if f"\n{name}: {value}\n" in f"\n{one.decode()}\n"]
+        selected = select_paragraphs(chunks, f"{name}: ".encode(), {value.encode()})
+        assert list(selected) == [(value.encode(), one) for one in chosen]
 
 
 @pytest.mark.slow

@@ -194,6 +194,10 @@ def test_a_damaged_lock(here: Project) -> None:
     here.update()
     change(Path(LOCK), b'"version": 1\n', b'"version": 1\n<<<<<<<')
     here.refused(LockMismatchError, "restore it, or delete it")
+    Path(LOCK).unlink()
+    here.update()
+    change(Path(LOCK), b'"pool/', b'"../pool/')
+    here.refused(LockMismatchError, f"{LOCK}: unsafe path '../pool/")
 
 
 @needs_apt
@@ -239,7 +243,7 @@ BROKEN: dict[str, Callable[[Path], object]] = {
 def test_an_attack_on_an_index(here: Project, case: str) -> None:
     """An index that is not the one of the Release file is refused, wherever the mirror has it."""
     each_index(here, BROKEN[case])
-    here.refused(IndexDigestError, "main/binary-amd64/Packages.xz")
+    here.refused(IndexDigestError, "main/binary-amd64/Packages.gz")
 
 
 def test_a_missing_index(here: Project) -> None:

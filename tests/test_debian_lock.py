@@ -204,7 +204,7 @@ def test_the_digest_of_a_lock() -> None:
 
 def test_a_missing_lock(tmp_path: Path) -> None:
     """A lock that does not exist is stale; the message names the command that makes it."""
-    with pytest.raises(LockStaleError, match="does not exist\nmake it with: doit update NAME"):
+    with pytest.raises(LockStaleError, match=r"does not exist \[LockStaleError\]\nmake it with: doit update NAME"):
         read_lock(tmp_path / "a.lock")
 
 

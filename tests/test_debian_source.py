@@ -184,6 +184,8 @@ def test_another_file_than_the_dsc_names_is_refused(tmp_path: Path, package: Pac
     assert done.returncode == 1
     assert name in done.stdout
     assert hashlib.sha256(content).hexdigest() in done.stdout
+    assert "the .dsc pins its files" in done.stdout
+    assert "pin its size and sha256" not in done.stdout
     assert not (tmp_path / "build/artifacts/greet/greet.tar.zst").exists()
 
 

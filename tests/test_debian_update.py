@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import tarfile
 import tempfile
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import zstandard
 
 from tasks_lib.errors import (
     AllSourcesFailedError,
@@ -70,7 +72,7 @@ def test_an_update(here: Project) -> None:
     assert (release.suite, release.codename, release.date) == ("stable", "bookworm", "2026-11-01T08:30:00Z")
     assert (release.inrelease.size, release.inrelease.sha256) == (len(inrelease), hashlib.sha256(inrelease).hexdigest())
     assert release.signers == (here.mirror.keyring.fingerprints("archive")[0],)
-    assert [index.path for index in release.indexes] == ["main/binary-amd64/Packages.xz"]
+    assert [index.path for index in release.indexes] == ["main/binary-amd64/Packages.gz"]
     again = doit(Path(), "update", "debs")
     assert (again.returncode, again.stdout, Path(LOCK).read_bytes()) == (0, "debs: unchanged\n", text)
     fetched = doit(Path(), "fetch:debs")
@@ -216,9 +218,16 @@ def test_several_architectures(here: Project) -> None:
         ("common", "all"), ("hello", "amd64"), ("hello", "arm64"), ("libhello", "amd64"), ("libhello", "arm64"),
     ]  # fmt: skip
     assert [index.path for index in read().releases[0].indexes] == [
-        "main/binary-amd64/Packages.xz",
-        "main/binary-arm64/Packages.xz",
+        "main/binary-amd64/Packages.gz",
+        "main/binary-arm64/Packages.gz",
     ]
+    fetched = doit(Path(), "fetch:debs")
+    assert fetched.returncode == 0, fetched.stdout
+    with zstandard.open("build/artifacts/debs/debs.tar.zst") as file, tarfile.open(fileobj=file, mode="r|") as tar:
+        contents = {one.name: (extracted.read() if (extracted := tar.extractfile(one)) else b"") for one in tar}
+    assert {name for name in contents if name.endswith(".deb")} == {deb.pool for deb in (HELLO, LIBRARY, COMMON, *arm)}
+    assert b"\nArchitectures: amd64 arm64\n" in contents["Release"]
+    assert contents["Packages"].count(b"Package: ") == 5
 
 
 @needs_apt
@@ -257,7 +266,7 @@ def test_places_and_packings_of_indexes(here: Project, by_hash: Any, packings: t
     dataclasses.replace(here.mirror, by_hash=by_hash, packings=packings).publish(DEBS)
     here.update()
     assert here.packages() == ["common 1.0", "hello 1:2.0-1", "libhello 1.4"]
-    best = min(packings, key=[".xz", ".gz", ""].index)
+    best = min(packings, key=[".gz", ".xz", ""].index)
     assert read().releases[0].indexes[0].path == f"main/binary-amd64/Packages{best}"
 
 
@@ -388,12 +397,21 @@ def test_packages_that_cannot_be_resolved(here: Project, packages: list[str], ex
     here.refused(UnresolvableError, expected)
 
 
+@needs_apt
+def test_an_error_has_the_name_of_the_definition_once(here: Project) -> None:
+    """The line of an error ends with its class, by which the documentation lists what to do."""
+    here.define(packages=["nowhere"])
+    failed = doit(Path(), "update", "debs")
+    reason = "debs: apt cannot resolve the packages for amd64: Unable to locate package nowhere [UnresolvableError]"
+    assert (failed.returncode, failed.stdout.splitlines()[0]) == (1, reason)
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
         (
             {"components": ["contrib"]},
-            "no index of contrib for amd64\nit has the components main and the architectures",
+            "no index of contrib for amd64 [UnresolvableError]\nit has the components main and the architectures",
         ),
         ({"architectures": ["riscv64"]}, "no index of main for riscv64"),
     ],

@@ -162,6 +162,15 @@ def test_the_extra_is_missing(top: Path) -> None:
         assert ("doit-fetch[sbom]" in done.stderr) is bool(status)
 
 
+def test_what_an_image_is_made_of(top: Path) -> None:
+    """The name of an image or a toolchain means the fetches that it consists of, those of its toolchains too."""
+    image = "box: {description: d, layers: [{toolchain: kit, dest: /a}, {fetches: [a-b], dest: /b}]}\n"
+    written(top, {"fetchdefs/image/all.yml": image})
+    for name, expected in {"image:box": ["a-b", "git", "plain"], "kit": ["git", "plain"]}.items():
+        names = {one["name"] for one in made(top, "spdx-2.3", name)["packages"]}
+        assert sorted(names - {"kit"}) == expected
+
+
 @pytest.mark.slow
 def test_statuses(top: Path) -> None:
     """A wrong format or file is a wrong command line; unusable definitions have their own status."""

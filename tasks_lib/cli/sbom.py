@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from tasks_lib.cli.project_command import DefinitionCommand
+from tasks_lib.definitions import Definitions, Fetch
+from tasks_lib.definitions.lookup import find_definitions
 from tasks_lib.engine.base_command import (
     OFFLINE,
     OUTPUT_FILE,
@@ -30,8 +32,8 @@ class SbomCommand(DefinitionCommand):
     name = "sbom"
     doc_usage = "[NAME...]"
     doc_description = (
-        "Without names: all definitions. Makes no request. With SOURCE_DATE_EPOCH, the same definitions give the same "
-        "bytes. CycloneDX needs the extra `sbom`. "
+        "Without names: all definitions. The name of a toolchain or an image means what it is made of. Makes no "
+        "request. With SOURCE_DATE_EPOCH, the same definitions give the same bytes. CycloneDX needs the extra `sbom`. "
         "Exit status: 0 success; 1 failure; 2 unusable definitions; 3 invalid command line."
     )
     cmd_options = (
@@ -39,6 +41,11 @@ class SbomCommand(DefinitionCommand):
         OUTPUT_FILE,
         OFFLINE,
     )
+
+    def work(self, session: Session, params: Any, args: list[str]) -> int:
+        """Answer for the definitions that the arguments name, or that a toolchain or image among them is made of."""
+        fetches = list_parts(session.definitions, args) if args else list(session.definitions.fetches.values())
+        return self.answer(session, fetches, params)
 
     def answer(self, session: Session, fetches: Sequence[Any], params: Any) -> int:
         """Write the bill of materials; return the exit status.
@@ -59,6 +66,26 @@ class SbomCommand(DefinitionCommand):
         except OSError as error:
             raise usage_error(format_write_error(params["into"], error)) from None
         return 0
+
+
+def list_parts(definitions: Definitions, words: Iterable[str]) -> list[Fetch]:
+    """Return the fetch definitions that the words mean, or that the toolchains and images that they mean consist of.
+
+    Raises:
+        UnknownNameError: a word matches nothing.
+    """
+    waiting = find_definitions(definitions, words)
+    seen: set[str] = set()
+    parts: set[str] = set()
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, Fetch):
+            parts.add(one.name)
+            continue
+        names = {f"{entry.kind}:{entry.name}" for entry in one.fetches}
+        waiting += find_definitions(definitions, names - seen)
+        seen |= names
+    return [fetch for name, fetch in definitions.fetches.items() if name in parts]
 
 
 def write(materials: Sequence[Material], form: str, created_s: int) -> str:

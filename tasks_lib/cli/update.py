@@ -63,7 +63,7 @@ class UpdateCommand(PinCommand):
         """Write what became of a definition."""
         name = escape_text(done.name)
         if done.state == "failed":
-            sys.stderr.write(f"{name}: {escape_lines(done.reason)}\n")
+            sys.stderr.write(f"{name}: {escape_lines(done.reason.removeprefix(f'{done.name}: '))}\n")
             return
         versions = f" {done.before or '?'} -> {done.after}" if done.before != done.after and done.after else ""
         would = "would be " if params["dry_run"] and done.state == "updated" else ""

@@ -6,7 +6,7 @@ Source: deb822(5); Debian Policy 5.1, "Syntax of control files".
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Final
 
 #: Maximum size of one paragraph in bytes. The largest of the Debian archive is below 200 KiB.
@@ -24,15 +24,40 @@ def split_paragraphs(chunks: Iterable[bytes]) -> Iterator[bytes]:
         ValueError: a paragraph is larger than `MAX_PARAGRAPH`.
         Exception: any exception raised by `chunks`.
     """
-    rest = b""
-    for chunk in chunks:
-        *complete, rest = (rest + chunk).split(_END)
-        for paragraph in complete:
+    for block in _blocks(chunks):
+        for paragraph in block.split(_END):
             if stripped := paragraph.strip(b"\n"):
                 yield _checked(stripped)
+
+
+def select_paragraphs(chunks: Iterable[bytes], start: bytes, values: Container[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield value and text of the paragraphs that have a line of `start` and one of these values.
+
+    It takes half the time of splitting a file into paragraphs.
+
+    Raises:
+        ValueError, Exception: as `split_paragraphs`.
+    """
+    mark = b"\n" + start
+    for block in _blocks(chunks):
+        place = -len(mark)
+        for piece in block.split(mark):
+            if place >= 0 and (value := piece.partition(b"\n")[0]) in values:
+                end = block.find(_END, place)
+                text = block[block.rfind(_END, 0, place + 1) + 1 : end if end >= 0 else len(block)]
+                yield value, _checked(text.strip(b"\n"))
+            place += len(mark) + len(piece)
+
+
+def _blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the same text in blocks of whole paragraphs, each after a newline."""
+    rest = b""
+    for chunk in chunks:
+        complete, end, rest = (rest + chunk).rpartition(_END)
+        if end:
+            yield b"\n" + complete
         _checked(rest)
-    if stripped := rest.strip(b"\n"):
-        yield stripped
+    yield b"\n" + rest
 
 
 def _checked(paragraph: bytes) -> bytes:

@@ -5,18 +5,20 @@ A lock needs no trust, because an edited line differs from the index, whose dige
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import BinaryIO, Final
 
 from tasks_lib.archive.codecs import decompress
-from tasks_lib.debian.deb822 import parse_paragraph, split_paragraphs
+from tasks_lib.debian.deb822 import parse_paragraph, select_paragraphs, split_paragraphs
 from tasks_lib.debian.lock import Lock, LockedIndex, LockedPackage
 from tasks_lib.errors import ArchiveError, IndexDigestError, LockMismatchError, escape_text
 from tasks_lib.limits import Limits
 
 #: Compression by the ending of an index. Source: Debian wiki, "DebianRepository/Format", "Compression of indices".
 _COMPRESSED: Final = {"gz": "tar.gz", "bz2": "tar.bz2", "xz": "tar.xz", "lzma": "tar.lzma", "zst": "tar.zst"}
-_FILENAME: Final = b"\nFilename: "
+_FILENAME: Final = b"Filename: "
 _HINT: Final = "restore the lock, or make it again with: doit update NAME"
 
 
@@ -26,25 +28,40 @@ def read_index(file: BinaryIO, index: LockedIndex, limits: Limits) -> Iterator[b
     Raises:
         IndexDigestError: it is not an index, although its digest is that of the lock.
     """
+    with _naming(index):
+        yield from split_paragraphs(_decompress(file, index, limits))
+
+
+def _decompress(file: BinaryIO, index: LockedIndex, limits: Limits) -> Iterator[bytes]:
     kind = _COMPRESSED.get(index.path.rpartition("/")[2].partition(".")[2], "tar")
+    return decompress(file, kind, limits)
+
+
+@contextlib.contextmanager
+def _naming(index: LockedIndex) -> Iterator[None]:
+    """Raise an IndexDigestError if an index cannot be read."""
     try:
-        yield from split_paragraphs(decompress(file, kind, limits))
+        yield
     except (ArchiveError, ValueError) as error:
         reason = error.reason if isinstance(error, ArchiveError) else str(error)
         raise IndexDigestError(f"cannot read the index {escape_text(index.path)}: {reason}", hint=_HINT) from error
 
 
-def find_paragraphs(lock: Lock, read: Callable[[LockedIndex], Iterable[bytes]]) -> dict[LockedPackage, bytes]:
+def find_paragraphs(
+    lock: Lock, open_index: Callable[[LockedIndex], AbstractContextManager[BinaryIO]], limits: Limits
+) -> dict[LockedPackage, bytes]:
     """Return the paragraph of each locked package, from an index of its release.
 
     Args:
         lock: the lock.
-        read: returns the paragraphs of an index.
+        open_index: opens the file of an index.
+        limits: limits for the decompression.
 
     Raises:
         LockMismatchError: an index has other values than the lock, no index lists a package, or two packages have one
             path.
-        Exception: any exception raised by `read`.
+        IndexDigestError: as `read_index`.
+        Exception: any exception raised by `open_index`.
     """
     _check_paths(lock)
     found: dict[LockedPackage, bytes] = {}
@@ -52,8 +69,7 @@ def find_paragraphs(lock: Lock, read: Callable[[LockedIndex], Iterable[bytes]]) 
         wanted = {one.path.encode(): one for one in lock.packages if one.release == release.suite}
         fault = ""
         for index in release.indexes if wanted else ():
-            for path, paragraph in _select(read(index), wanted):
-                package = wanted[path]
+            for package, paragraph in _select(open_index(index), index, limits, wanted):
                 if difference := _compare(package, paragraph):
                     fault = fault or f"{index.path} of {release.suite}: {difference}"
                 else:
@@ -76,15 +92,17 @@ def _check_paths(lock: Lock) -> None:
         seen.add(package.path)
 
 
-def _select(paragraphs: Iterable[bytes], wanted: Mapping[bytes, LockedPackage]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield path and text of the paragraphs with these paths; parsing all of an index would take seconds."""
-    for paragraph in paragraphs:
-        start = paragraph.find(_FILENAME) + len(_FILENAME)
-        if start >= len(_FILENAME):
-            end = paragraph.find(b"\n", start)
-            path = paragraph[start : end if end >= 0 else len(paragraph)].removeprefix(b"./")
-            if path in wanted:
-                yield path, paragraph
+def _select(
+    opened: AbstractContextManager[BinaryIO],
+    index: LockedIndex,
+    limits: Limits,
+    wanted: dict[bytes, LockedPackage],
+) -> Iterator[tuple[LockedPackage, bytes]]:
+    """Yield the packages with these paths that an index lists, and their paragraphs."""
+    paths = wanted | {b"./" + path: package for path, package in wanted.items()}
+    with opened as file, _naming(index):
+        for path, paragraph in select_paragraphs(_decompress(file, index, limits), _FILENAME, paths):
+            yield paths[path], paragraph
 
 
 def _compare(package: LockedPackage, paragraph: bytes) -> str:

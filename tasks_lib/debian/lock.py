@@ -32,6 +32,7 @@ VERSION: Final = 1
 MAX_LOCK_BYTES: Final = 64 << 20
 #: The next step where a lock is missing or unusable.
 UPDATE: Final = "make it with: doit update NAME"
+_RESTORE: Final = "restore it, or remove it and run: doit update NAME"
 #: Source: Debian Policy 4.7, sections 5.6.1 (names), 5.6.8 (architectures), 5.6.12 (versions).
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9+.-]{0,254}")
 _ARCHITECTURE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
@@ -161,7 +162,7 @@ def read_lock_text(path: Path) -> bytes:
         raise LockStaleError(f"the lock {escape_text(str(path))} does not exist", hint=UPDATE) from None
     except OSError as error:
         reason = f"cannot read the lock {escape_text(str(path))}: {error.strerror or error}"
-        raise LockMismatchError(reason, hint="restore it, or remove it and run: doit update NAME") from error
+        raise LockMismatchError(reason, hint=_RESTORE) from error
     if len(text) > MAX_LOCK_BYTES:
         raise LockMismatchError(f"the lock {escape_text(str(path))} is larger than {format_size(MAX_LOCK_BYTES)}")
     return text
@@ -193,6 +194,8 @@ def decode_lock(text: bytes, name: str) -> Lock:
     """
     try:
         return msgspec.json.decode(text, type=Lock)
+    except UnsafePathError as error:
+        raise UnsafePathError(f"{escape_text(name)}: {error.message}", hint=_RESTORE) from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise LockMismatchError(f"{escape_text(name)} is not a lock: {escape_text(str(error))}", hint=UPDATE) from error
 

@@ -38,8 +38,9 @@ from tasks_lib.signature.packets import key_packets
 _MAX_RELEASE: Final = 16 << 20
 #: Largest number of files that a Release file lists; that of Debian's unstable suite lists 2,000.
 _MAX_FILES: Final = 200_000
-#: Endings of an index, the smallest file first. Every mirror of Debian has the first one.
-_PACKINGS: Final = (".xz", ".gz", "")
+#: Endings of an index in the order of preference. Each fetch decodes the indexes, and gzip needs a quarter of the time
+#: of xz: for the 50 MB of Debian 12, 0.15 s instead of 0.65 s. Its file has 11.7 MB instead of 8.8 MB.
+_PACKINGS: Final = (".gz", ".xz", "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -155,7 +155,8 @@ def find_mmdebstrap(path: str | None) -> str:
     """
     program = shutil.which(_PROGRAM, path=_search(path))
     if program is None:
-        raise ToolError("the program mmdebstrap is not installed", hint=_INSTALL)
+        hint = f"{_INSTALL}; or set `mmdebstrap` of the image to the version whose layer a store has"
+        raise ToolError("the program mmdebstrap is not installed", hint=hint)
     return program
 
 

@@ -26,7 +26,7 @@ from tasks_lib.debian.lock import (
 from tasks_lib.debian.release import fetch_release, refuse_rollback
 from tasks_lib.debian.resolve import resolve
 from tasks_lib.definitions import Debian, Fetch
-from tasks_lib.errors import LockMismatchError, LockStaleError
+from tasks_lib.errors import LockMismatchError, LockStaleError, UnsafePathError
 from tasks_lib.pins.workspace import Workspace, write_bytes
 from tasks_lib.recipe import packages_digest
 from tasks_lib.steps.debian import obtain_indexes, read_cached_index
@@ -123,7 +123,6 @@ def _read_present(path: Path) -> tuple[bytes, Lock | None]:
 
     Raises:
         LockMismatchError: it is damaged.
-        UnsafePathError: a path in it leaves the repository.
     """
     try:
         text = read_lock_text(path)
@@ -131,6 +130,6 @@ def _read_present(path: Path) -> tuple[bytes, Lock | None]:
         return b"", None
     try:
         return text, decode_lock(text, str(path))
-    except LockMismatchError as error:
+    except (LockMismatchError, UnsafePathError) as error:
         hint = "restore it, or delete it: then an older state of a suite is not noticed"
         raise LockMismatchError(error.message, hint=hint) from error

@@ -103,7 +103,7 @@ def _make_repository(
         with _refusing_other_indexes(advice):
             for index in indexes:
                 wait_for(index.integrity)
-        paragraphs = find_paragraphs(lock, lambda index: read_cached_index(context, source, index))
+        paragraphs = find_paragraphs(lock, lambda index: cache.open(index.integrity), context.limits(source.archive))
 
         def read_package(package: LockedPackage) -> Iterator[bytes]:
             wait_for(package.integrity)

@@ -40,6 +40,8 @@ from tasks_lib.units import format_size
 
 #: Bytes of a file that are copied into the archive at once.
 _PIECE: Final = 1 << 20
+#: The next step when no source has a file that a .dsc names.
+_PINNED: Final = "the .dsc pins its files: add a mirror that has them, or pin the .dsc of another version"
 
 
 class _DebianSourceSteps(DefinitionSteps[DebianSource]):
@@ -168,7 +170,7 @@ class _Making:
         package = parse_dsc(content, self._source.file(dsc).file_name)
         if not _is_made(self._context, self._artifact, self._progress):
             files = [to_member(file_beside(self._source, one)) for one in package.files]
-            obtain_members(self._context, self._definition, files, self._progress)
+            obtain_members(self._context, self._definition, files, self._progress, hint=_PINNED)
             self._write(package, dsc)
 
     def _verify(self, content: bytes, dsc: Integrity) -> None:
@@ -286,5 +288,5 @@ def obtain_files(context: Context, definition: Fetch, source: DebianSource, prog
     """
     integrity = obtain_pinned(context, definition, source, progress)
     files = list_files(source, integrity, read_dsc(context, integrity) if source.form == "dsc" else b"")
-    obtain_members(context, definition, map(to_member, files), progress)
+    obtain_members(context, definition, map(to_member, files), progress, hint=_PINNED)
     return files
