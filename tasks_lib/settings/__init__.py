@@ -243,7 +243,7 @@ def _api(text: str) -> str:
 def _pass_env(text: str) -> tuple[str, ...]:
     names = tuple(sorted({*text.replace(",", " ").split()}))
     for name in names:
-        if not VARIABLE.fullmatch(name) or name.startswith("FETCH"):
+        if not re.fullmatch(VARIABLE, name) or name.startswith("FETCH"):
             raise SettingError(
                 f"invalid value {name[:80]!r} for FETCH_PASS_ENV: expected names of environment variables",
                 hint="write names such as CC,CFLAGS; settings (FETCH_*) reach no command",

@@ -141,7 +141,7 @@ def _credential(host: str, row: Any) -> HostCredential:
     header, env = row["header"], row["env"]
     if not isinstance(header, str) or header_fault(header, "x"):
         raise _auth_error(host, "`header` is not the name of a header that may be set")
-    if not isinstance(env, str) or not VARIABLE.fullmatch(env):
+    if not isinstance(env, str) or not re.fullmatch(VARIABLE, env):
         raise _auth_error(host, "`env` is not the name of an environment variable")
     return HostCredential(found["host"].strip("[]"), int(found["port"] or 0), header, env)
 

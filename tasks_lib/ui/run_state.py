@@ -6,6 +6,7 @@ no clock: times are the monotonic seconds of the events. Untrusted text is store
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -164,7 +165,7 @@ class TaskRun:
 
 def host_of(url: str) -> str:
     """Return the host of a URL, "files" for a local one."""
-    if plain := PLAIN_URL.fullmatch(url):
+    if plain := re.fullmatch(PLAIN_URL, url):
         return f"{plain[2]}:{plain[3]}" if plain[3] else plain[2]
     try:
         parts = urlsplit(url)
