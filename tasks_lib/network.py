@@ -10,10 +10,11 @@ import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache, partial
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from tasks_lib.errors import SettingError, escape_text
+from tasks_lib.named import NamedTuple
 
 #: Networks that serve no public content, and whose addresses expose secrets on cloud machines.
 #: Source: RFC 3927 and RFC 4291 section 2.5.6 (link-local); faults.md section 6, "SSRF-like targets".

@@ -6,10 +6,11 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from tasks_lib.directories import load_toml
 from tasks_lib.errors import SettingError, escape_text, find_similar
+from tasks_lib.named import NamedTuple
 from tasks_lib.network import HostCredential, header_fault
 from tasks_lib.settings.table import SECRETS, SETTINGS, VARIABLE
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from tasks_lib.limits import Limits
+from tasks_lib.named import NamedTuple
 from tasks_lib.network import LINK_LOCAL
 from tasks_lib.vcs.urls import PROTOCOLS
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from tasks_lib.errors import SettingError
+from tasks_lib.named import NamedTuple
 from tasks_lib.network import literal_addresses
 
 #: Schemes of stores, in the order of the documentation.

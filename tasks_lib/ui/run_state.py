@@ -10,9 +10,10 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import urlsplit
 
+from tasks_lib.named import NamedTuple
 from tasks_lib.network import PLAIN_URL
 from tasks_lib.progress import Facts, FailedSource
 from tasks_lib.ui.events import Event
