@@ -2,14 +2,16 @@
 
 The family of an error says who is at fault; the class says whether waiting helps. Every error is a picklable class with
 plain fields and one sentence for the next step (`hint`). `str(error)` has at most three lines: what happened, expected
-and actual, the next step. This module imports nothing else of `tasks_lib`.
+and actual, the next step. This module imports nothing else of `tasks_lib` but `named`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
+
+from tasks_lib.named import NamedTuple
 
 #: Markers that a CI service acts on in the output of a job; the second character of each is escaped.
 #: Source: Azure Pipelines, "Logging commands": `##vso[` and `##[` anywhere in a line; GitHub runner, ActionCommand:

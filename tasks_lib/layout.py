@@ -10,9 +10,10 @@ import os
 from collections.abc import Container, Iterator, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from tasks_lib.errors import UnknownNameError, escape_text
+from tasks_lib.named import NamedTuple
 
 #: Subdirectories of a directory of kinds, its file of mirrors, the directory of a project's own definitions, and below
 #: the definitions the directory of the keys that sign results.

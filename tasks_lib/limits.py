@@ -5,7 +5,7 @@ They are separate from `archive`, so that reading settings does not load the dec
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from tasks_lib.named import NamedTuple
 
 
 class Limits(NamedTuple):

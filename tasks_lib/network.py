@@ -10,10 +10,11 @@ import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache, partial
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from tasks_lib.errors import SettingError, escape_text
+from tasks_lib.named import NamedTuple
 
 #: Networks that serve no public content, and whose addresses expose secrets on cloud machines.
 #: Source: RFC 3927 and RFC 4291 section 2.5.6 (link-local); faults.md section 6, "SSRF-like targets".
@@ -29,7 +30,7 @@ _REMEMBERED_URLS: Final = 4096
 _REMEMBERED_HOSTS: Final = 256
 _NONE: Final[Mapping[str, str]] = {}
 #: Syntax of a header name, and characters that are not allowed in a value. Source: RFC 9110 sections 5.1 and 5.5.
-HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+HEADER_NAME: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _FORBIDDEN: Final = r"[\x00-\x08\x0a-\x1f\x7f]|[^\x00-\xff]"
 #: Headers that the transport sets.
 _RESERVED: Final = frozenset({"host", "range", "if-range", "content-length", "transfer-encoding", "connection"})
@@ -38,12 +39,12 @@ _RESERVED: Final = frozenset({"host", "range", "if-range", "content-length", "tr
 #: Name and value of each header, in order; references in a value are not resolved.
 Headers = tuple[tuple[str, str], ...]
 #: A dollar in a value: `$$`, `${NAME}`, or an invalid one.
-DOLLAR: Final = re.compile(r"\$(?:\$|\{([A-Z_][A-Z0-9_]*)\})?")
+DOLLAR: Final = r"\$(?:\$|\{([A-Z_][A-Z0-9_]*)\})?"
 
 
 def header_fault(name: str, value: str) -> str:
     """Return why HTTP or the transport does not accept a header, with the next step but without its value; else ""."""
-    if not HEADER_NAME.fullmatch(name) or not value:
+    if not re.fullmatch(HEADER_NAME, name) or not value:
         return "expected a name and a value: write `Name: value`"
     if re.search(_FORBIDDEN, value):
         return "the value contains a character that HTTP does not allow: remove line breaks and control characters"
@@ -67,7 +68,7 @@ def read_secret(environ: Mapping[str, str], variable: str) -> str:
 
 def has_reference(headers: Headers) -> bool:
     """Return whether a value refers to a variable of the environment."""
-    return any(found[1] for _, value in headers for found in DOLLAR.finditer(value))
+    return any(found[1] for _, value in headers for found in re.finditer(DOLLAR, value))
 
 
 def resolve_headers(headers: Headers, environ: Mapping[str, str], name: str) -> dict[str, str]:
@@ -91,7 +92,7 @@ def resolve_headers(headers: Headers, environ: Mapping[str, str], name: str) -> 
             raise SettingError(message, hint=f"set {variable}; no server was asked")
         return value
 
-    return {header: DOLLAR.sub(partial(value_of, header), text) for header, text in headers}
+    return {header: re.sub(DOLLAR, partial(value_of, header), text) for header, text in headers}
 
 
 class HostCredential(NamedTuple):
@@ -251,15 +252,13 @@ class RepositorySettings(NamedTuple):
 
 #: A URL without anything unusual: scheme, lower-case host, port, and a path of letters, digits and a few signs. It
 #: needs no parser, which is called three times for a download.
-PLAIN_URL: Final = re.compile(
-    r"(https?)://([a-z0-9](?:[a-z0-9.-]{0,250}[a-z0-9])?)(?::([1-9][0-9]{0,3}|[1-5][0-9]{4}))?((?:/[A-Za-z0-9_.~+-]{1,250}){1,50})"
-)
+PLAIN_URL: Final = r"(https?)://([a-z0-9](?:[a-z0-9.-]{0,250}[a-z0-9])?)(?::([1-9][0-9]{0,3}|[1-5][0-9]{4}))?((?:/[A-Za-z0-9_.~+-]{1,250}){1,50})"
 
 
 @lru_cache(maxsize=_REMEMBERED_URLS)
 def redacted(url: str) -> str:
     """Return `url` for a message, without credentials and query (the query of presigned URLs is secret)."""
-    if PLAIN_URL.fullmatch(url):
+    if re.fullmatch(PLAIN_URL, url):
         return url
     try:
         parts = urlsplit(url)

@@ -10,9 +10,10 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from tasks_lib.errors import CancelledError
+from tasks_lib.named import NamedTuple
 
 Facts = Mapping[str, str | int | float]
 

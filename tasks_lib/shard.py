@@ -11,9 +11,10 @@ import heapq
 import re
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from tasks_lib.errors import SettingError, escape_text
+from tasks_lib.named import NamedTuple
 
 #: Most shards of one graph.
 MOST_SHARDS: Final = 100_000

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks_lib import session
-from tasks_lib.definitions import FetchesEntry, StaticUrl, Toolchain, parser
+from tasks_lib.definitions import FetchesEntry, StaticUrl, Toolchain, packed, parser
 from tasks_lib.definitions.codec import decode, encode
 from tasks_lib.definitions.packed import PackedDefinitions
 from tasks_lib.definitions.yaml_tree import Tree
@@ -420,3 +420,24 @@ def test_a_block_has_each_definition(names: list[str], asked: list[str], chunk: 
         assert list(lazy) == names and len(lazy) == len(names)
     finally:
         definition_cache._CHUNK, definition_cache._NEAR = before  # type: ignore[misc]
+
+
+def test_the_first_load_decodes_what_needs_it(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the definitions that were encoded early, only those with an alias, platforms or mirrors are decoded."""
+    monkeypatch.setattr(parser, "MANY", 2)
+    others = [definition(name, f"https://example.org/{name}.tar", b"1") for name in ("a", "b", "c")]
+    mirrored = definition("m", "https://example.org/m.tar", b"1", "    mirrors: [https://m.example.org/m.tar]\n")
+    alias = definition("n", "https://example.org/n.tar", b"1") + "  fetch-alias: other-n\n"
+    written(directory, {"fetch/two.yml": "".join((*others, mirrored, alias))})
+    (directory / "fetch/more.yml").unlink()
+    (directory / "toolchain/all.yml").unlink()
+    found: set[str] = set()
+
+    def noted(text: bytes) -> Any:
+        found.add(decode(text).name)
+        return decode(text)
+
+    monkeypatch.setattr(packed, "decode", noted)
+    definitions = load(directory, DefinitionCache(directory / "cache", "code"))
+    assert found == {"m", "n"}
+    assert definitions.fetch("other-n").name == "n"

@@ -267,6 +267,7 @@ def noted():
     ours = [module for name, module in sys.modules.items() if name.startswith("tasks_lib")]
     classes = {one for module in ours for one in vars(module).values() if isinstance(one, type)}
     slow = {"dataclass:" + one.__name__ for one in classes if one.__module__.startswith("tasks_lib") and "__dataclass_fields__" in vars(one)}
+    slow |= {"typing:" + one.__name__ for one in classes if issubclass(one, tuple) and getattr(one.__new__, "__annotations__", ())}
     open("loaded", "w").write(" ".join([*sys.modules, *slow]))
 atexit.register(noted)
 from doit_fetch import DOIT_CONFIG, task_fetchdefs
@@ -313,7 +314,7 @@ def test_a_command_loads_what_it_needs(words: str, many: Path, stock: set[str]) 
     assert doit_alone(many, *words.split()).returncode == 0
     loaded = (many / "loaded").read_text().split()
     assert not WITHOUT[words] & (set(loaded) - stock)
-    assert [name for name in loaded if name.startswith("dataclass:")] == []
+    assert [name for name in loaded if name.startswith(("dataclass:", "typing:"))] == []
     assert doit_alone(many, "-a", "fetch:f7").returncode == 0  # what runs loads what runs it
     assert set((many / "loaded").read_text().split()) >= _RUNNING
 

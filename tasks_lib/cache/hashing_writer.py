@@ -10,9 +10,10 @@ import hashlib
 import queue
 import threading
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from tasks_lib.fs import system_calls
+from tasks_lib.named import NamedTuple
 
 #: Minimum size in bytes for which a separate thread is worthwhile.
 _LARGE: Final = 16 << 20

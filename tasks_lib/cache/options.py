@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from tasks_lib.fs.files import Durability
 from tasks_lib.fs.trust import NOBODY, Trust
+from tasks_lib.named import NamedTuple
 
 #: Seconds to wait for another process; enough for a download of several gigabytes.
 LOCK_TIMEOUT_S: Final = 1800.0

@@ -28,8 +28,8 @@ _COMPACT_BYTES: Final = 32 << 20
 #: Number of runs whose hit rate is kept.
 KEPT_RUNS: Final = 500
 #: A line of `used` (key, seconds since the epoch), and of `runs` (the same seconds, hits, misses).
-_USE: Final = re.compile(r"([0-9A-Za-z]{1,128}) ([0-9]{1,18})")
-_RUN: Final = re.compile(r"([0-9]{1,18}) ([0-9]{1,18}) ([0-9]{1,18})")
+_USE: Final = r"([0-9A-Za-z]{1,128}) ([0-9]{1,18})"
+_RUN: Final = r"([0-9]{1,18}) ([0-9]{1,18}) ([0-9]{1,18})"
 
 
 class Usage:
@@ -105,10 +105,10 @@ def _write_run(top: Path, clock: Callable[[], float], hits: set[str], missed: se
             files.append_text(top / "runs", text, "anew")
 
 
-def _read_lines(path: Path, form: re.Pattern[str]) -> list[re.Match[str]]:
+def _read_lines(path: Path, form: str) -> list[re.Match[str]]:
     """Return the lines of this form; a torn line is dropped."""
     with contextlib.suppress(OSError, ValueError), files.open_regular(path) as file:
-        return [match for line in files.read_text(file).split("\n") if (match := form.fullmatch(line))]
+        return [match for line in files.read_text(file).split("\n") if (match := re.fullmatch(form, line))]
     return []
 
 

@@ -46,15 +46,17 @@ def cross_check(
     fetches: Mapping[str, Fetch],
     toolchains: Mapping[str, Toolchain],
     images: Mapping[str, Image],
+    aliased: Collection[str],
     trees: Collection[str],
     problems: list[Problem],
 ) -> tuple[Aliases, Aliases]:
     """Return the mappings from alias to name for fetches and for toolchains; append conflicts to `problems`.
 
-    `find_unavailable` has removed the conflicts of Taskgraph trees, whose files are `trees`.
+    Only fetches in `aliased` may have an alias. `find_unavailable` has removed the conflicts of Taskgraph trees, whose
+    files are `trees`.
     """
     is_complete = not problems  # a missing name may only be a consequence of another broken definition
-    aliases = _all_aliases(fetches, toolchains, lambda _one, problem: problems.append(problem))
+    aliases = _all_aliases(fetches, aliased, toolchains, lambda _one, problem: problems.append(problem))
     names = _names(fetches, toolchains, *aliases)
     own = [toolchain for toolchain in toolchains.values() if toolchain.file not in trees]
     suggestions = _Suggestions()
@@ -88,8 +90,8 @@ def find_unavailable(
     if not trees:
         return
     conflicts: list[tuple[Fetch | Toolchain, Problem]] = []
-    _all_aliases(fetches, toolchains, lambda one, problem: conflicts.append((one, problem)))
-    names = _names(fetches, toolchains, *_all_aliases(fetches, toolchains, lambda _one, _problem: None))
+    _all_aliases(fetches, fetches, toolchains, lambda one, problem: conflicts.append((one, problem)))
+    names = _names(fetches, toolchains, *_all_aliases(fetches, fetches, toolchains, lambda _one, _problem: None))
     suggestions = _Suggestions()
     for toolchain in toolchains.values():
         own: list[Problem] = []
@@ -163,9 +165,9 @@ def _needs(toolchain: Toolchain) -> list[tuple[str, str]]:
 
 
 def _all_aliases(
-    fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain], report: Report
+    fetches: Mapping[str, Fetch], aliased: Collection[str], toolchains: Mapping[str, Toolchain], report: Report
 ) -> tuple[Aliases, Aliases]:
-    named = ((fetch, (fetch.alias,)) for fetch in fetches.values() if fetch.alias)
+    named = ((fetch, (fetch.alias,)) for name in fetches if name in aliased and (fetch := fetches[name]).alias)
     others = ((one, one.aliases) for one in toolchains.values() if one.aliases)
     return (
         _aliases(fetches, named, "fetch-alias", report),

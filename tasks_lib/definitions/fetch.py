@@ -134,5 +134,6 @@ def _ignored(node: Tree, used: tuple[str, ...]) -> list[str]:
     keys = [key for key in node.items if key not in FETCH or key == "attributes"]
     source = node.items["fetch"]
     if isinstance(source, Tree) and isinstance(kind := source.items["type"], Scalar):
-        keys += [f"fetch.{key}" for key in source.items if key not in (*SOURCES[kind.text], *used)]
+        table = SOURCES[kind.text]
+        keys += [f"fetch.{key}" for key in source.items if key not in table and key not in used]
     return keys + name_keyed("fetch-alias", node.items.get("fetch-alias"))

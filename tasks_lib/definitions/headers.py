@@ -56,13 +56,13 @@ def _written(node: Node) -> Iterator[_Written]:
         name, value = key, "" if inner.is_null else inner.text
         if isinstance(node, Sequence):
             name, _, value = (part.strip() for part in value.partition(":"))
-        is_name = value and HEADER_NAME.fullmatch(name)
+        is_name = value and re.fullmatch(HEADER_NAME, name)
         yield _Written(f"header {name if is_name else number}", name, value, inner.line)
 
 
 def _reference_fault(value: str) -> str:
     """Return which reference to the environment is misspelt, with the next step; "" if none is."""
-    for found in DOLLAR.finditer(value):
+    for found in re.finditer(DOLLAR, value):
         if found[0] == "$":
             named = _MISSPELT.match(value, found.start())
             which = f"invalid reference ${{{named[1]}}}" if named else "'$' without a valid reference"

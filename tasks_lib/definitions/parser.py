@@ -104,16 +104,17 @@ class _Reading:
     kinds: dict[str, Problem] = field(default_factory=dict)  # why a whole kind is refused
     mirrors: Mirrors | None = None
     aliases: dict[str, str] | None = None  # of the fetches, once the first package needs them
+    memory: ParseCache | None = None
+    unusual: set[str] = field(default_factory=set)  # names of fetches that `place` and the check of aliases look at
 
     @property
     def by_kind(self) -> dict[str, PackedDefinitions[Any]]:
         """The definitions of each kind, in the order of `Definitions.kinds`."""
         return {"fetch": self.fetches, "toolchain": self.toolchains, "image": self.images}
 
-    def known(self, source: SourceFile, defaults: Tree | None, memory: ParseCache | None) -> None:
+    def known(self, source: SourceFile, defaults: Tree | None) -> None:
         """Read one file, or use the result that `memory` has cached for it."""
-        if source.kind in self.kinds:
-            memory = None
+        memory = None if source.kind in self.kinds else self.memory
         found = memory.recall(source, defaults) if memory is not None else None
         own = tuple(self.by_kind.values())
         if found is None or any(new.keys() & old.keys() for new, old in zip(found, own, strict=True)):
@@ -124,6 +125,15 @@ class _Reading:
             return
         for new, known in zip(found, own, strict=True):
             known.add_encoded(new)
+        self.unusual.update(found[0])
+
+    def add_fetch(self, fetch: Fetch) -> None:
+        """Add a fetch; it is at hand here, and costs a decoding later."""
+        self.fetches[fetch.name] = fetch
+        if self.memory is not None:
+            self.memory.note(fetch)
+        if not _is_usual(fetch):
+            self.unusual.add(fetch.name)
 
     def file(self, source: SourceFile, defaults: Tree | None) -> Tree | None:
         """Read one file; return the task defaults that it sets for its kind.
@@ -191,7 +201,8 @@ class _Reading:
     def place(self, trees: Collection[str]) -> None:
         """Apply the mirrors to each download, and note its platforms; `trees` are the files of Taskgraph trees."""
         mirrors = self.mirrors or Mirrors()
-        for name in list(self.fetches):
+        chosen = self.fetches if self.mirrors is not None or self.refused else self.unusual
+        for name in [name for name in self.fetches if name in chosen]:
             fetch = self.fetches[name]
             if fetch.platforms:
                 self.platforms[name] = tuple(platform for platform, _ in fetch.platforms)
@@ -253,7 +264,7 @@ class _Reading:
             where.wrong(f"{name!r} is an alias of {self.aliases[name]}", "choose another name")
         package = read_package(name, node, where)
         if package is not None and not where.problems:
-            self.fetches[name] = package
+            self.add_fetch(package)
 
     def drop(self, kind: str, name: str) -> None:
         """Remove a definition; a package with a problem was not added, and a fetch of its name stays."""
@@ -269,7 +280,10 @@ class _Reading:
         elif source.kind == PACKAGES:
             self.package(name, node, where)
         elif (found := _READERS[source.kind](name, node, where, _IS_IGNORED)) is not None:
-            known[name] = found
+            if isinstance(found, Fetch):
+                self.add_fetch(found)
+            else:
+                known[name] = found
 
 
 def _tasks(kind: str, name: str) -> tuple[str, ...]:
@@ -279,6 +293,13 @@ def _tasks(kind: str, name: str) -> tuple[str, ...]:
 
 #: The key that has the URLs of a source, if it is not `url`.
 _URL_KEYS: Final[Mapping[type, str]] = {Debian: "uri", DebianSource: "dsc.url"}
+
+
+def _is_usual(fetch: Fetch) -> bool:
+    """Return whether a fetch has neither an alias nor platforms nor mirror groups, as most have."""
+    one = fetch.source
+    located = isinstance(one, StaticUrl) and not one.mirrors and not one.url.startswith("mirror:")
+    return located and not fetch.alias and not fetch.platforms
 
 
 def _added(known: PackedDefinitions[Any], before: int) -> list[str]:
@@ -329,6 +350,9 @@ class ParseCache(Protocol):
     def keep(self, source: SourceFile, defaults: object, names: Sequence[list[str]]) -> None:
         """Record the names of each kind that a file without problems defines."""
 
+    def note(self, fetch: Fetch) -> None:
+        """Record what the cache keeps of a fetch beside its text."""
+
 
 def parse(files: Iterable[SourceFile], memory: ParseCache | None = None) -> Definitions:
     """Return the definitions of all files, which may refer to each other.
@@ -340,7 +364,7 @@ def parse(files: Iterable[SourceFile], memory: ParseCache | None = None) -> Defi
         DefinitionError: it contains all problems of all files, in reading order.
     """
     fresh = MANY if memory is not None else sys.maxsize  # an encoded definition loses the values of its headers
-    reading = _Reading(PackedDefinitions(fresh), PackedDefinitions(fresh), PackedDefinitions(fresh))
+    reading = _Reading(PackedDefinitions(fresh), PackedDefinitions(fresh), PackedDefinitions(fresh), memory=memory)
     defaults: dict[str, Tree | None] = {}
     trees: set[str] = set()
     for source in files:
@@ -348,12 +372,12 @@ def parse(files: Iterable[SourceFile], memory: ParseCache | None = None) -> Defi
         if source.kind == "mirrors" or is_kind_file(source.path):
             defaults[source.kind] = reading.file(source, defaults.get(source.kind))
         else:
-            reading.known(source, defaults.get(source.kind), memory)
+            reading.known(source, defaults.get(source.kind))
     reading.place(trees)
     for task, name, problem in find_unavailable(reading.fetches, reading.toolchains, trees, reading.refused):
         reading.refuse(task, name, problem)
     fetch_aliases, toolchain_aliases = cross_check(
-        reading.fetches, reading.toolchains, reading.images, trees, reading.problems
+        reading.fetches, reading.toolchains, reading.images, reading.unusual, trees, reading.problems
     )
     if reading.problems:
         raise DefinitionError(tuple(reading.problems))

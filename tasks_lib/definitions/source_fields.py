@@ -183,7 +183,8 @@ def read_static_url(found: dict[str, Any], where: Location) -> StaticUrl | None:
         return None
     if not _check_format(found, name, where):
         return None
-    ends, starts = _archive_suffix(name), _archive_suffix(last)
+    ends = _archive_suffix(name)
+    starts = ends if last == name else _archive_suffix(last)
     declared = _archive_suffix(f".{found['format']}") if "format" in found else starts
     if starts and ends not in ("", starts, declared, "zst"):
         where.wrong(f"cannot repack a .{starts} archive as {name!r}", "use a .tar.zst name: no other format is created")

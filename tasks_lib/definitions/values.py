@@ -8,12 +8,13 @@ which fields belong to the identity. Pure: no I/O.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.formats import SINGLE, UNCHANGED, Reshape
+from tasks_lib.named import NamedTuple
 from tasks_lib.platforms import parse_platform
 from tasks_lib.relpath import RelPath
 

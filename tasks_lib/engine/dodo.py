@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from doit import doit_cmd, get_var
 from doit.exceptions import InvalidDodoFile
@@ -18,6 +18,7 @@ from tasks_lib.engine.slim_task import slim_tasks
 from tasks_lib.engine.state import snapshot_path
 from tasks_lib.errors import FetchError, escape_lines, escape_text
 from tasks_lib.layout import find_layout
+from tasks_lib.named import NamedTuple
 from tasks_lib.session import Session, current_session, start_session
 from tasks_lib.settings import SETTINGS, Settings, find_misspelt, load_project
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import NamedTuple
 
 from tasks_lib.fs.system_calls import usable_cores
+from tasks_lib.named import NamedTuple
 
 
 class Pools(NamedTuple):

@@ -44,8 +44,6 @@ _MOST_AHEAD: Final = 4096
 _PULLS: Final = 32
 #: Number of tasks above which the garbage collector skips them during the run.
 _MANY: Final = 1000
-#: New objects between two looks of the garbage collector at the youngest: Python's 700 are those of one task.
-_NEW_OBJECTS: Final = 20_000
 #: Seconds that tasks have to stop after a signal; with saving and exit the total stays below two.
 _DRAIN_S: Final = 1.2
 #: Seconds for which the main thread yields the interpreter to busy workers: the time of a task or two.
@@ -87,7 +85,6 @@ class PooledRunner(Runner):
         self._selected: list[str] = []
         self._held: dict[str, deque[Any]] = defaultdict(deque)  # nodes to check once the task of that name is done
         self._free: deque[Any] = deque()  # nodes whose setup task is done
-        self._collector = gc.get_threshold()
         self._ending = False  # a task failed; the main thread may not have seen it yet
         self.stuck = 0
 
@@ -99,7 +96,6 @@ class PooledRunner(Runner):
         """
         if len(task_dispatcher.tasks) > _MANY:
             gc.freeze()
-            gc.set_threshold(_NEW_OBJECTS, *self._collector[1:])
         gc.enable()
         self._tasks = task_dispatcher.tasks
         self._selected = task_dispatcher.selected_tasks
@@ -355,7 +351,6 @@ class PooledRunner(Runner):
         if plan is not None and saved:
             requested = (task.name for task in needed(self._tasks, self._selected) if task.actions)
             finish_run(plan, backend.name, requested)
-        gc.set_threshold(*self._collector)
         if len(self._tasks) > _MANY:
             gc.unfreeze()
         return status

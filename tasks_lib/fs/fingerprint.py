@@ -12,7 +12,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
+
+from tasks_lib.named import NamedTuple
 
 #: Nanoseconds that must lie between the last change of a file and its stat. Source: CONFIG_HZ >= 100: two ticks.
 RACY_NS: Final = 20_000_000

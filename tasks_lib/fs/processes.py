@@ -13,10 +13,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from tasks_lib.fs import system_calls
 from tasks_lib.fs.system_calls import run_ps
+from tasks_lib.named import NamedTuple
 
 #: Exit statuses of a command that does not exist and of one that cannot be executed. Source: POSIX, `env`, EXIT STATUS.
 _MISSING: Final = 127

@@ -18,7 +18,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
+
+from tasks_lib.named import NamedTuple
 
 #: errno values for a file that cannot get another hard link. ENOTSUP and EOPNOTSUPP are one number on Linux and two on
 #: macOS. Source: link(2); Darwin's sys/errno.h.

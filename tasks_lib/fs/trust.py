@@ -15,9 +15,10 @@ import pwd
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 from tasks_lib.errors import CacheUnavailableError, SettingError, escape_text
+from tasks_lib.named import NamedTuple
 
 #: The directory of the present layout below the root of a cache; directories of older formats can be pruned.
 FORMAT: Final = "v1"

@@ -318,6 +318,7 @@ class CachedFiles:
         self._known = msgspec.msgpack.decode(kept.sources, type=_DefinedNames) if kept else {}
         self.common = ""  # text that affects the definitions of every file
         self._sources: _DefinedNames = {}
+        self._shares: dict[str, tuple[int, int]] = {}
 
     def recall(self, source: SourceFile, defaults: object) -> list[dict[str, bytes]] | None:
         """Return the encoded definitions of a file with this content by kind, None when it must be parsed."""
@@ -338,6 +339,10 @@ class CachedFiles:
         """Store the names of each kind that a file defines."""
         self._sources[self._key(source, defaults)] = list(names)
 
+    def note(self, fetch: Fetch) -> None:
+        """Keep the share of a fetch that was parsed."""
+        self._shares[fetch.name] = share_of(fetch)
+
     def kept(self, code: str, marks: dict[str, Fingerprint], definitions: Definitions) -> CachedDefinitions:
         """Return all definitions in the form of the cache file."""
         return CachedDefinitions(
@@ -353,8 +358,11 @@ class CachedFiles:
             refused=msgspec.Raw(encode(definitions.refused)),
             passed=sorted(definitions.passed),
             platforms=dict(definitions._platforms),
-            shares=pack_shares([share_of(fetch) for fetch in definitions.fetches.values()]),
+            shares=pack_shares([self._share(name, definitions.fetches) for name in definitions.fetches]),
         )
+
+    def _share(self, name: str, fetches: Mapping[str, Fetch]) -> tuple[int, int]:
+        return self._shares.get(name) or share_of(fetches[name])
 
     def _key(self, source: SourceFile, defaults: object) -> str:
         """Return the digest of everything that affects the definitions of one file."""

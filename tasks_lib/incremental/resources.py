@@ -14,11 +14,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from tasks_lib.definitions import FileReference
 from tasks_lib.digest import Digest
 from tasks_lib.fs.fingerprint import Fingerprint
+from tasks_lib.named import NamedTuple
 
 if TYPE_CHECKING:
     from tasks_lib.vcs.checkout import Checkout

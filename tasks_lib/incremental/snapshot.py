@@ -16,13 +16,14 @@ import struct
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.fs.fingerprint import Fingerprint, compact_fingerprint, compact_fingerprints
 from tasks_lib.fs.trust import NOBODY, Trust
 from tasks_lib.incremental.marks import RACY, entries_of, signs_of
 from tasks_lib.incremental.other_names import links_to_files, second_names, verified
+from tasks_lib.named import NamedTuple
 
 if TYPE_CHECKING:
     from tasks_lib.incremental.definition_cache import DefinitionCache

@@ -11,12 +11,13 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from tasks_lib.errors import SettingError, escape_text
 from tasks_lib.fs.trust import Trust, set_aside_artifacts
 from tasks_lib.host import digest_variables
 from tasks_lib.limits import Limits
+from tasks_lib.named import NamedTuple
 from tasks_lib.network import Policy, TransportSettings, read_secret
 from tasks_lib.platforms import ALL, HINT, parse_platform
 from tasks_lib.settings.project_file import ProjectFile, find_misspelt, list_credentials, load_project, normalize_table
@@ -243,7 +244,7 @@ def _api(text: str) -> str:
 def _pass_env(text: str) -> tuple[str, ...]:
     names = tuple(sorted({*text.replace(",", " ").split()}))
     for name in names:
-        if not VARIABLE.fullmatch(name) or name.startswith("FETCH"):
+        if not re.fullmatch(VARIABLE, name) or name.startswith("FETCH"):
             raise SettingError(
                 f"invalid value {name[:80]!r} for FETCH_PASS_ENV: expected names of environment variables",
                 hint="write names such as CC,CFLAGS; settings (FETCH_*) reach no command",

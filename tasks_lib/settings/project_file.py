@@ -6,10 +6,11 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from tasks_lib.directories import load_toml
 from tasks_lib.errors import SettingError, escape_text, find_similar
+from tasks_lib.named import NamedTuple
 from tasks_lib.network import HostCredential, header_fault
 from tasks_lib.settings.table import SECRETS, SETTINGS, VARIABLE
 
@@ -141,7 +142,7 @@ def _credential(host: str, row: Any) -> HostCredential:
     header, env = row["header"], row["env"]
     if not isinstance(header, str) or header_fault(header, "x"):
         raise _auth_error(host, "`header` is not the name of a header that may be set")
-    if not isinstance(env, str) or not VARIABLE.fullmatch(env):
+    if not isinstance(env, str) or not re.fullmatch(VARIABLE, env):
         raise _auth_error(host, "`env` is not the name of an environment variable")
     return HostCredential(found["host"].strip("[]"), int(found["port"] or 0), header, env)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from typing import Final, NamedTuple
+from typing import Final
 
 from tasks_lib.limits import Limits
+from tasks_lib.named import NamedTuple
 from tasks_lib.network import LINK_LOCAL
 from tasks_lib.vcs.urls import PROTOCOLS
 
@@ -157,7 +157,7 @@ SETTINGS: Final = (
     Setting("FETCH_XZ_MEMLIMIT_MIB", "", Limits().xz_memlimit_mib, "maximum MiB of memory for decoding xz"),
 )
 #: The name of an environment variable.
-VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+VARIABLE: Final = r"[A-Za-z_][A-Za-z0-9_]*"
 #: Variables that name the trusted certificates, in order of precedence.
 CA_VARIABLES: Final = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 #: Environment variables with secrets of stores: read when they are needed, never shown, and not settings.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from tasks_lib.directories import expand_cache, expand_home
 from tasks_lib.errors import SettingError
+from tasks_lib.named import NamedTuple
 from tasks_lib.settings.project_file import normalize_keys
 from tasks_lib.settings.table import SETTINGS, STORE, Setting
 

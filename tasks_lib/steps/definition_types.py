@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from tasks_lib import recipe
 from tasks_lib.definitions import (
@@ -28,6 +28,7 @@ from tasks_lib.definitions import (
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import ToolError
 from tasks_lib.fs.fingerprint import Fingerprint
+from tasks_lib.named import NamedTuple
 
 if TYPE_CHECKING:
     from tasks_lib.context import Context

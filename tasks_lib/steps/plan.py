@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -16,6 +16,7 @@ from tasks_lib.definitions import Debian, Definitions, Fetch, FetchesEntry, Imag
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import escape_text
 from tasks_lib.formats import TREE_VERSION, UNCHANGED, Reshape, format_from_name
+from tasks_lib.named import NamedTuple
 from tasks_lib.platforms import parse_platform
 from tasks_lib.steps.builds import (
     FETCHES,

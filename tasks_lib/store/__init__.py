@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, BinaryIO, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 
 from tasks_lib.errors import StoreRefusedError
+from tasks_lib.named import NamedTuple
 from tasks_lib.store.address import StoreAddress, parse_stores
 
 if TYPE_CHECKING:

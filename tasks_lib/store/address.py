@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from tasks_lib.errors import SettingError
+from tasks_lib.named import NamedTuple
 from tasks_lib.network import literal_addresses
 
 #: Schemes of stores, in the order of the documentation.
@@ -22,7 +23,7 @@ _EXPECTED: Final = (
 )
 _SECRET_HINT: Final = "give the credential as FETCH_STORE_TOKEN, in netrc, or in the environment of the cloud"
 #: Characters of a URL: no blanks, controls or quotes. Source: RFC 3986 section 2.
-_CHARACTERS: Final = re.compile(r"[A-Za-z0-9._~:/\[\]!$&'()*+;=%-]+")
+_CHARACTERS: Final = r"[A-Za-z0-9._~:/\[\]!$&'()*+;=%-]+"
 
 
 class StoreAddress(NamedTuple):
@@ -111,7 +112,7 @@ def _fault(address: StoreAddress, url: str) -> str:
     is_file = address.scheme == "file"
     if address.scheme not in SCHEMES:
         return "has an unknown scheme"
-    if not is_file and not _CHARACTERS.fullmatch(url):
+    if not is_file and not re.fullmatch(_CHARACTERS, url):
         return "contains a character that a URL does not allow"
     if is_file and (
         address.host not in ("", "localhost") or not address.path.startswith("/") or "\0" in address.directory

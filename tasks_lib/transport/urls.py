@@ -50,7 +50,7 @@ def origin_of(url: str) -> Origin:
     Raises:
         ValueError: invalid URL, or port 0, at which no server can listen.
     """
-    if plain := PLAIN_URL.fullmatch(url):
+    if plain := re.fullmatch(PLAIN_URL, url):
         return Origin(plain[1], plain[2], int(plain[3] or 0) or _PORTS[plain[1]])
     parts = urlsplit(url)
     if parts.port == 0:
@@ -78,7 +78,7 @@ def safe_origin(url: str) -> Origin:
 @lru_cache(maxsize=_REMEMBERED)
 def request_target(url: str) -> str:
     """Return path and query of `url`, the target of a request line. Source: RFC 9112 section 3.2.1."""
-    if plain := PLAIN_URL.fullmatch(url):
+    if plain := re.fullmatch(PLAIN_URL, url):
         return plain[4]
     parts = urlsplit(url)
     target = quote(parts.path or "/", safe=_SAFE)

@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from tasks_lib.errors import CancelledError, escape_text
+from tasks_lib.named import NamedTuple
 from tasks_lib.progress import FailedSource, LineProgress, describe_wait
 
 

@@ -10,9 +10,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from tasks_lib.errors import escape_text
+from tasks_lib.named import NamedTuple
 from tasks_lib.progress import describe_wait
 from tasks_lib.ui.events import Event
 from tasks_lib.ui.output import Output, OutputSettings, Renderer, escaped_lines, painted

@@ -6,9 +6,10 @@ import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from tasks_lib.errors import escape_lines
+from tasks_lib.named import NamedTuple
 
 if TYPE_CHECKING:
     from tasks_lib.ui.events import Event  # every command loads this module, but not that one

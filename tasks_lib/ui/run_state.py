@@ -6,12 +6,14 @@ no clock: times are the monotonic seconds of the events. Untrusted text is store
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import urlsplit
 
+from tasks_lib.named import NamedTuple
 from tasks_lib.network import PLAIN_URL
 from tasks_lib.progress import Facts, FailedSource
 from tasks_lib.ui.events import Event
@@ -164,7 +166,7 @@ class TaskRun:
 
 def host_of(url: str) -> str:
     """Return the host of a URL, "files" for a local one."""
-    if plain := PLAIN_URL.fullmatch(url):
+    if plain := re.fullmatch(PLAIN_URL, url):
         return f"{plain[2]}:{plain[3]}" if plain[3] else plain[2]
     try:
         parts = urlsplit(url)

@@ -6,8 +6,10 @@ Pure: no I/O. Source of the rejected forms: git's CVE-2017-1000117, CVE-2018-174
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import urlsplit, urlunsplit
+
+from tasks_lib.named import NamedTuple
 
 #: Transports that repositories may use by default. `ext` runs commands and is never accepted.
 #: Source: git-config(1), `protocol.allow`; CVE-2022-39253 for `file`.
