@@ -183,6 +183,7 @@ def test_a_finished_task_keeps_no_definition(tmp_path: Path, monkeypatch: pytest
     """Ten thousand finished tasks do not keep their definitions; the facts of each are still known."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(definition_cache, "MANY", 20)
+    monkeypatch.setattr(definition_cache, "_CHUNK", 1)
     text = "".join(definition(f"d{number}", f"https://example.org/d{number}", b"x") for number in range(20))
     written(tmp_path / "fetchdefs", {"fetch/all.yml": text})
     for _ in range(2):  # the second session has the cache of parsed definitions
@@ -193,7 +194,7 @@ def test_a_finished_task_keeps_no_definition(tmp_path: Path, monkeypatch: pytest
         one.release()
         one.release_checks()
     gc.collect()
-    assert sum(map(_is_definition_of_this_test, gc.get_objects())) <= 1, "the plan keeps the last one"
+    assert sum(map(_is_definition_of_this_test, gc.get_objects())) <= 1, "the last one is kept"
     assert [one.meta.brief()["artifact"] for one in ours] == [f"d{number}" for number in range(20)]
     assert all(one.meta["recipe_key"] and one.meta["pool"] == "network" for one in ours)
 

@@ -2,8 +2,7 @@
 
 The fingerprints of its files identify an unchanged directory, at the cost of one stat() call for each file. Otherwise
 the digest of its content identifies each file, and only files with new content are parsed. Definitions are decoded on
-first access, and on each access if there are many. A cache file that cannot be read, or that other code wrote, counts
-as missing.
+access; of many, the last ones are kept. A cache file that cannot be read, or that other code wrote, counts as missing.
 """
 
 from __future__ import annotations
@@ -112,11 +111,11 @@ class CachedDefinitions(msgspec.Struct, array_like=True):
 
 
 class LazyDefinitions(Mapping[str, Value], Generic[Value]):
-    """A mapping that decodes definitions on first access, and on each if there are `MANY`: use each value once then."""
+    """A mapping that decodes definitions on access; if there are `MANY`, it keeps only the last ones."""
 
     def __init__(self, block: Block, made: Mapping[str, Value]) -> None:
-        self._block = block
-        self._made: dict[str, Value] = dict(made)
+        self._block, self._made = block, made
+        self._decoded: dict[str, Value] = {}
         self._ends = array("Q", block.ends)
         self._places: dict[str, int] = {}
         self._glances = 0
@@ -124,11 +123,12 @@ class LazyDefinitions(Mapping[str, Value], Generic[Value]):
         self._chunk = -1, memoryview(b"")  # the chunk that was used last, and its number
 
     def __getitem__(self, name: str) -> Value:
-        value = self._made.get(name)
+        value = self._decoded.get(name) or self._made.get(name)
         if value is None:
             value = cast("Value", decode(self.text(name)))
-            if len(self._ends) < MANY:
-                self._made[name] = value
+            if len(self._decoded) >= _CHUNK and len(self._ends) >= MANY:
+                self._decoded.clear()
+            self._decoded[name] = value
         return value
 
     def __iter__(self) -> Iterator[str]:
