@@ -28,6 +28,7 @@ from tasks_lib.definitions import (
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import ToolError
 from tasks_lib.fs.fingerprint import Fingerprint
+from tasks_lib.gil import give_up
 
 if TYPE_CHECKING:
     from tasks_lib.context import Context
@@ -97,6 +98,8 @@ class DefinitionSteps(ABC, Generic[_Source]):
 
     #: Whether the stores share what `fetch:NAME` publishes.
     is_shared: ClassVar[bool] = True
+    #: Whether `fetch` is short and only waits where `gil.released` says so.
+    takes_turns: bool = False
 
     def __init__(self, context: Context, definition: Fetch) -> None:
         self.context, self.definition = context, definition
@@ -168,7 +171,10 @@ def fetch(context: Context, definition: Fetch, artifact: Artifact, progress: Pro
         SourcePackageError, UnsafePathError: for a source package.
         SignatureError: the bytes are not signed as required; they stay in the cache, since their digest matches.
     """
-    load_steps(context, definition).fetch(artifact, progress)
+    steps = load_steps(context, definition)
+    if not steps.takes_turns:
+        give_up()  # which the task before kept
+    steps.fetch(artifact, progress)
 
 
 def load_steps(context: Context, definition: Fetch) -> DefinitionSteps[Any]:

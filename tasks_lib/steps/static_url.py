@@ -32,6 +32,11 @@ SMALL: Final = 1 << 20
 class _Download(DefinitionSteps[StaticUrl]):
     """The steps of one download."""
 
+    @property
+    def takes_turns(self) -> bool:  # type: ignore[override]
+        """Whether it is small, and waits for no program such as gpg."""
+        return self.source.integrity.size <= SMALL and not self.source.vouchers
+
     def fetch(self, artifact: Artifact, progress: Progress) -> None:
         """Fetch the file, verify its signatures, and publish it.
 
