@@ -240,7 +240,7 @@ def _below(directory: bytes, path: bytes) -> bytes:
     return b"/".join(filter(None, (directory, path)))
 
 
-class _Commit(DefinitionSteps[Git | Hg]):
+class _CommitSteps(DefinitionSteps[Git | Hg]):
     """The steps of one commit."""
 
     is_shared = False  # the record of a commit is made from its definition
@@ -290,7 +290,7 @@ class _Commit(DefinitionSteps[Git | Hg]):
         return repository_names(self.context, self.source)
 
 
-STEPS: Final = _Commit
+STEPS: Final = _CommitSteps
 
 
 def commit_archive(context: Context, source: Git | Hg, progress: Progress, *, ssh_key: str = "") -> Integrity:

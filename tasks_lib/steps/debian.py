@@ -49,7 +49,7 @@ from tasks_lib.steps.members import Member, obtain_members, obtaining
 _CHUNK: Final = 1 << 20
 
 
-class _Packages(DefinitionSteps[Debian]):
+class _DebianSteps(DefinitionSteps[Debian]):
     """The steps of one definition of packages, whose members are the indexes and packages that the lock names."""
 
     def fetch(self, artifact: Artifact, progress: Progress) -> None:
@@ -88,7 +88,7 @@ class _Packages(DefinitionSteps[Debian]):
         return not self.has_local(member.integrity, "")
 
 
-STEPS: Final = _Packages
+STEPS: Final = _DebianSteps
 
 
 def _make_repository(

@@ -239,7 +239,7 @@ class Plan:
             preparation = self.preparation(self.definitions.toolchain(entry.name).name)
             if preparation.output is None:
                 raise AssertionError(f"{entry.name} has no artifact: `definitions` rejects that")
-            name, artifact, reading = preparation.toolchain.name, preparation.output, _Reading()
+            name, artifact, reading = preparation.toolchain.name, preparation.output, _ReadOptions()
         dest = str(entry.dest or "")
         return Delivery(
             artifact=artifact,
@@ -261,7 +261,7 @@ def _machine_of(architecture: str) -> str:
     return parse_platform(f"linux-{architecture}").partition("-")[2] or architecture
 
 
-class _Reading(NamedTuple):
+class _ReadOptions(NamedTuple):
     """How the artifact of a fetch is read: limits and options, declared format, and what an extraction changes.
 
     `words` are what the key of an extraction covers of it, () for a plain extraction.
@@ -273,13 +273,13 @@ class _Reading(NamedTuple):
     words: tuple[str, ...] = ()
 
 
-def _read(fetch: Fetch) -> _Reading:
+def _read(fetch: Fetch) -> _ReadOptions:
     """Return how the artifact of a fetch is read; a repacked one has each name once, and no declared format."""
     source = fetch.source
     if isinstance(source, StaticUrl) and not source.needs_repack:
         words = [*recipe.option_words(source), *([f"format {source.format}"] if source.format else [])]
         reshape = source.reshape
-        return _Reading((*source.archive, *source.shape), source.format, reshape, (*words, *reshape.words))
+        return _ReadOptions((*source.archive, *source.shape), source.format, reshape, (*words, *reshape.words))
     reshape = source.reshape if isinstance(source, StaticUrl) else UNCHANGED
     names = (pair for pair in source.shape if pair[0] == "control_names")
-    return _Reading((*source.archive, *names), "", reshape, reshape.words)
+    return _ReadOptions((*source.archive, *names), "", reshape, reshape.words)

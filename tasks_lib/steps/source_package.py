@@ -42,7 +42,7 @@ from tasks_lib.units import format_size
 _PIECE: Final = 1 << 20
 
 
-class _SourcePackage(DefinitionSteps[DebianSource]):
+class _DebianSourceSteps(DefinitionSteps[DebianSource]):
     """The steps of one source package, whose members are the .dsc and the files that it names, or the tarball."""
 
     def fetch(self, artifact: Artifact, progress: Progress) -> None:
@@ -141,7 +141,7 @@ class _SourcePackage(DefinitionSteps[DebianSource]):
         return {recipe.pinned_key(self.source)}
 
 
-STEPS: Final = _SourcePackage
+STEPS: Final = _DebianSourceSteps
 
 
 def _is_made(context: Context, artifact: Artifact, progress: Progress) -> bool:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SMALL: Final = 1 << 20
 
 
-class _Download(DefinitionSteps[StaticUrl]):
+class _StaticUrlSteps(DefinitionSteps[StaticUrl]):
     """The steps of one download."""
 
     @property
@@ -90,7 +90,7 @@ class _Download(DefinitionSteps[StaticUrl]):
         return keys
 
 
-STEPS: Final = _Download
+STEPS: Final = _StaticUrlSteps
 
 
 def build_request(context: Context, name: str, source: StaticUrl, artifact: Artifact | None = None) -> Request:
