@@ -6,7 +6,9 @@ import hashlib
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from tasks_lib import gil
 from tasks_lib.context import Context
 from tasks_lib.definitions import Fetch, FetchesEntry, StaticUrl
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.gil import released, run_alone
+from tasks_lib.gil import give_up, kept, pass_on, released, run_alone
 from tasks_lib.progress import Silent
 from tasks_lib.settings import Settings
 from tasks_lib.steps import Artifact, Delivery, deliver, fetch
@@ -61,10 +63,79 @@ def test_others_work_while_one_waits() -> None:
         with run_alone:
             asked.put(str(number))
             with released:
-                assert gil._own.turn is None
+                assert not gil._own.turn
                 assert answered.get(timeout=60) == str(number)
-            assert gil._own.turn is not None
+            assert gil._own.turn
     other.join()
+
+
+def waiting_in_line(work: Callable[[], None]) -> threading.Thread:
+    """Start a thread and return once it waits for its turn."""
+    before, thread = len(gil._queue.waiting), started(work)
+    while len(gil._queue.waiting) == before:
+        assert thread.is_alive()
+        time.sleep(0.001)
+    return thread
+
+
+def test_first_come_first_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads get their turns in the order in which they began to wait, the one that passed its turn on last."""
+    monkeypatch.setattr(gil, "_PATIENCE_S", 3600)
+    order: list[int] = []
+
+    def work(number: int) -> None:
+        with run_alone:
+            order.append(number)
+
+    with run_alone:
+        assert not pass_on(), "nobody waits"
+        threads = [waiting_in_line(partial(work, number)) for number in range(5)]
+        assert pass_on()
+        assert order == [0, 1, 2, 3, 4]
+        assert gil._own.turn
+    for thread in threads:
+        thread.join()
+    assert not pass_on(), "not inside run_alone"
+
+
+def test_kept_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker keeps its turn for its next task; it ends when the worker waits, gives it up, or ends."""
+    monkeypatch.setattr(gil, "_PATIENCE_S", 3600)
+    passed: list[str] = []
+    with kept:
+        for end in (released.__enter__, give_up):
+            with run_alone:
+                first = gil._own.turn
+            other = waiting_in_line(partial(_pass, passed))
+            with run_alone:
+                assert gil._own.turn == first
+            assert not passed
+            end()
+            other.join(60)
+            assert passed.pop()
+        with run_alone:
+            pass
+        other = waiting_in_line(partial(_pass, passed))
+    other.join(60)
+    assert passed
+
+
+def _pass(passed: list[str]) -> None:
+    with run_alone:
+        passed.append("passed")
+
+
+def test_kept_turn_that_was_taken() -> None:
+    """A worker whose kept turn was taken from it waits for a new one."""
+    passed: list[str] = []
+    with kept:
+        with run_alone:
+            first = gil._own.turn
+        started(partial(_pass, passed)).join(60)
+        assert passed
+        with run_alone:
+            assert gil._own.turn not in (0, first)
+            assert gil._own.turn == gil._queue.turn
 
 
 def test_who_hangs_is_passed() -> None:
@@ -106,7 +177,7 @@ def test_waiting_is_nothing_to_others() -> None:
     assert holds.wait(60)
     with released:
         pass
-    assert gil._own.turn is None
+    assert not gil._own.turn
     done.set()
     other.join()
 
@@ -119,7 +190,7 @@ class Watched(Silent):
 
     def phase(self, name: str, **facts: str | int | float) -> None:
         del name, facts
-        self.alone.append(gil._own.turn is not None)
+        self.alone.append(bool(gil._own.turn))
 
 
 @pytest.mark.parametrize(("size", "takes"), [(1, True), (1 << 20, False)])
@@ -146,18 +217,18 @@ def test_small_deliveries_take_turns(size: int, takes: bool, tmp_path: Path) -> 
     )
     assert (tmp_path / "there/one.bin").read_bytes() == content
     assert set(watched.alone) == {takes}
-    assert gil._own.turn is None
+    assert not gil._own.turn
 
 
 @pytest.mark.parametrize(("size", "takes"), [(1, True), (2 << 20, False)])
-def test_small_downloads_take_turns(size: int, takes: bool, tmp_path: Path) -> None:
-    """A small download, mostly system calls, is serialized and releases its turn while it waits for the server."""
-    content, given_up = b"x" * size, []
+def test_small_downloads_take_turns(size: int, takes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small download, mostly system calls, is serialized and gives up its turn while it waits for the server."""
+    content = b"x" * size
+    monkeypatch.setattr(gil, "_PATIENCE_S", 3600)  # the turn is not taken from the thread that waits for this answer
 
     def held(connection: socket.socket, request: OriginRequest) -> None:
-        before = gil._turn
         with run_alone:
-            given_up.append(gil._turn is before)  # else it was taken from the thread that waits for this answer
+            pass
         reply(content)(connection, request)
 
     with serving({f"/{number}": held for number in range(10)}) as origin:
@@ -172,5 +243,4 @@ def test_small_downloads_take_turns(size: int, takes: bool, tmp_path: Path) -> N
             fetch(context, Fetch(name="one", description="d", source=source, file="f", line=1), artifact, watched)
             assert (tmp_path / "one").read_bytes() == content
             assert set(watched.alone) == {takes}
-            assert gil._own.turn is None
-    assert any(given_up)
+            assert not gil._own.turn

@@ -29,7 +29,7 @@ from tasks_lib.engine.pools import Pools
 from tasks_lib.engine.signals import Interruption
 from tasks_lib.engine.stdio import thread_local_stdio
 from tasks_lib.errors import escape_text
-from tasks_lib.gil import released, run_alone
+from tasks_lib.gil import give_up, kept, released, run_alone
 from tasks_lib.incremental.run_plan import RunPlan, finish_run
 from tasks_lib.incremental.selection import needed
 from tasks_lib.incremental.snapshot import SnapshotRow
@@ -66,6 +66,13 @@ class _Workers:
         self.pool = pool
         self.jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.threads: list[threading.Thread] = []
+
+    def next_job(self) -> Any:
+        """Wait for a job; None to end the thread."""
+        with contextlib.suppress(queue.Empty):
+            return self.jobs.get(block=False)
+        give_up()
+        return self.jobs.get()
 
 
 class PooledRunner(Runner):
@@ -255,7 +262,8 @@ class PooledRunner(Runner):
         self._running[pool] += 1
         if len(workers.threads) < min(self._running[pool], self._pools.limit(pool)):
             name = f"{pool or 'task'}-{len(workers.threads) + 1}"
-            thread = threading.Thread(target=self._work, args=(workers,), name=name, daemon=True)
+            work = self._work_in_turns if pool == "network" else self._work
+            thread = threading.Thread(target=work, args=(workers,), name=name, daemon=True)
             try:
                 thread.start()
             except RuntimeError:  # the limit of processes, or no memory: the threads that run do the rest
@@ -265,8 +273,13 @@ class PooledRunner(Runner):
                 workers.threads.append(thread)
         workers.jobs.put(job)
 
+    def _work_in_turns(self, workers: _Workers) -> None:
+        """As `_work`, for tasks that end with `run_alone`: the next one continues in the same turn."""
+        with kept:
+            self._work(workers)
+
     def _work(self, workers: _Workers) -> None:
-        while (job := workers.jobs.get()) is not None:
+        while (job := workers.next_job()) is not None:
             kind, node = job
             if self._ending or self._stop_running or self._interruption.signal:
                 self._done.put((_DROP, workers.pool, node, None))

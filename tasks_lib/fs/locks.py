@@ -140,11 +140,13 @@ def hold_directory(path: Path) -> Iterator[None]:
 
 
 def _make_high(descriptor: int) -> int:
-    """Return another descriptor of an open file, with a number of two digits, and close the first one.
+    """Return a descriptor of an open file with a number of two digits, and close another one.
 
     Programs inherit it, and some redirect to the lowest free descriptors in shells that know only one digit: mmdebstrap
     has dash run `cat >&10`.
     """
+    if descriptor >= _LOWEST_INHERITED:
+        return descriptor
     try:
         high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _LOWEST_INHERITED)
     except OSError:  # no descriptor is left

@@ -28,6 +28,7 @@ from tasks_lib.definitions import (
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import ToolError
 from tasks_lib.fs.fingerprint import Fingerprint
+from tasks_lib.gil import give_up
 from tasks_lib.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -115,6 +116,10 @@ class DefinitionSteps(ABC, Generic[_Source]):
     def needs_network(self, artifact: Artifact) -> bool:
         """Return whether the artifact, which the cache lacks, is available only from the network."""
 
+    def is_short(self) -> bool:
+        """Return whether `fetch` is short, and waits only inside `gil.released`."""
+        return False
+
     def has_local(self, integrity: Integrity | None, key: str) -> bool:
         """Return whether a store on this machine has some content, or the result of a key."""
         fleet = self.context.fleet
@@ -169,7 +174,10 @@ def fetch(context: Context, definition: Fetch, artifact: Artifact, progress: Pro
         SourcePackageError, UnsafePathError: for a source package.
         SignatureError: the bytes are not signed as required; they stay in the cache, since their digest matches.
     """
-    load_steps(context, definition).fetch(artifact, progress)
+    steps = load_steps(context, definition)
+    if not steps.is_short():
+        give_up()  # which the task before kept
+    steps.fetch(artifact, progress)
 
 
 def load_steps(context: Context, definition: Fetch) -> DefinitionSteps[Any]:

@@ -32,6 +32,10 @@ SMALL: Final = 1 << 20
 class _StaticUrlSteps(DefinitionSteps[StaticUrl]):
     """The steps of one download."""
 
+    def is_short(self) -> bool:
+        """Return whether it is small, and waits for no program such as gpg."""
+        return self.source.integrity.size <= SMALL and not self.source.vouchers
+
     def fetch(self, artifact: Artifact, progress: Progress) -> None:
         """Fetch the file, verify its signatures, and publish it.
 

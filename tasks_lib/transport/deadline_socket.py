@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tasks_lib.errors import TlsError, TransportError, escape_text
-from tasks_lib.gil import released
+from tasks_lib.gil import pass_on, released
 from tasks_lib.network import format_trust_hint
 from tasks_lib.transport.deadline import CHECK_INTERVAL_S, Deadline
 
@@ -196,8 +196,10 @@ class DeadlineSocket:
         while True:
             left_s = min(CHECK_INTERVAL_S, self._deadline.left_s())
             begun = time.monotonic()
-            with released:
-                ready = self._poll.poll(left_s * 1000)
+            ready = self._poll.poll(0) if pass_on() else []
+            if not ready:
+                with released:
+                    ready = self._poll.poll(left_s * 1000)
             self._deadline.waited(time.monotonic() - begun)
             if ready or self._least > 1:  # after a moment, take what there is
                 return
