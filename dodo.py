@@ -1,4 +1,4 @@
-"""The porch of this repository: `doit` makes the sample; `doit toolchain:NAME` whatever else is defined."""
+"""The tasks of this repository: `doit` makes the sample, `doit toolchain:NAME` anything else that is defined."""
 
 from doit_fetch import DOIT_CONFIG, task_fetchdefs
 

@@ -181,12 +181,12 @@ def run(candidate: str, work: Work, here: Path, after: list[str]) -> Run:
     begun = time.monotonic()
     process = subprocess.Popen(command, cwd=here, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr is not None
-    told = process.stderr.read()
+    printed = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     subprocess.run(after, check=True)
     seconds = time.monotonic() - begun
     if status:
-        raise SystemExit(f"{command[:3]} failed: {told[-2000:].decode(errors='replace')}")
+        raise SystemExit(f"{command[:3]} failed: {printed[-2000:].decode(errors='replace')}")
     return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss // 1024)
 
 

@@ -29,7 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 DOIT = [str(Path(sys.executable).with_name("doit"))]
-PORCH = "from doit_fetch import DOIT_CONFIG, task_fetchdefs\n"
+DODO = "from doit_fetch import DOIT_CONFIG, task_fetchdefs\n"
 SELECTION = 'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["extract", "fetch"]}\n'
 SCHEDULE = """
 import time
@@ -57,11 +57,11 @@ def spent(command: list[str], directory: Path, **environ: str) -> tuple[float, f
     with subprocess.Popen(
         command, cwd=directory, env={**COMPILED, **environ}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as process:
-        told = process.stderr.read() if process.stderr else b""
+        printed = process.stderr.read() if process.stderr else b""
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode not in (0, 1):
-        raise SystemExit(f"{command} ended with {process.returncode}: {told.decode()}")
+        raise SystemExit(f"{command} ended with {process.returncode}: {printed.decode()}")
     return usage.ru_utime + usage.ru_stime, time.perf_counter() - before, usage.ru_maxrss >> 10
 
 
@@ -90,7 +90,7 @@ def definitions(directory: Path, count: int) -> None:
                 f"    size: {len(data)}\n"
             )
         (directory / f"fetchdefs/fetch/f{start // 100:05}.yml").write_text("".join(lines))
-    (directory / "dodo.py").write_text(PORCH + SELECTION)
+    (directory / "dodo.py").write_text(DODO + SELECTION)
 
 
 def ninja(directory: Path, count: int) -> None:
@@ -105,7 +105,7 @@ def ninja(directory: Path, count: int) -> None:
     subprocess.run(["ninja"], cwd=directory, check=True, stdout=subprocess.DEVNULL)
 
 
-def told(name: str, reference: str, ours: list[float], theirs: list[float], memory: int) -> None:
+def report(name: str, reference: str, ours: list[float], theirs: list[float], memory: int) -> None:
     median, least = statistics.median, min
     print(
         f"{name:28} {median(ours):.3f} s CPU, {reference} {median(theirs):.3f}: "
@@ -122,7 +122,7 @@ def compared(
         mine.append(cpu)
         memory = max(memory, peak)
         theirs.append(spent(other, where)[0])
-    told(name, reference, mine, theirs, memory)
+    report(name, reference, mine, theirs, memory)
 
 
 def edited(project: Path, round_: list[int]) -> tuple[float, float, int]:
@@ -194,8 +194,8 @@ def cold(directory: Path, count: int, rounds: int) -> None:
             shutil.rmtree(project / "build")
     pairs = zip(found["whole"], found["steps"], strict=True)
     over = sorted((whole[0] - steps[0]) / (2 * count) * 1000 for whole, steps in pairs)
-    told = ", ".join(f"{one:.2f}" for one in over)
-    print(f"cold, {2 * count} tasks: {statistics.median(over):.2f} ms a task over the steps alone ({told})")
+    printed = ", ".join(f"{one:.2f}" for one in over)
+    print(f"cold, {2 * count} tasks: {statistics.median(over):.2f} ms a task over the steps alone ({printed})")
     print(f"cold: at most {max(whole[2] for whole in found['whole'])} MiB")
 
 
@@ -231,7 +231,7 @@ def load(directory: Path, count: int, rounds: int) -> None:
     """Compare the first load with libyaml's events, and a glob with the same names; 1,000 definitions to a file."""
     project = directory / "load"
     (project / "fetchdefs/fetch").mkdir(parents=True)
-    (project / "dodo.py").write_text(PORCH)
+    (project / "dodo.py").write_text(DODO)
     for start in range(0, count, 1000):
         texts = [
             f"d{n:06}:\n  description: package {n}\n  fetch:\n    type: static-url\n"
@@ -247,7 +247,7 @@ def load(directory: Path, count: int, rounds: int) -> None:
         events = subprocess.run([sys.executable, "-c", EVENTS], cwd=project, capture_output=True, check=True)
         theirs.append(float(events.stdout))
         later.append(spent([*DOIT, "list"], project))
-    told("first load", "events", [one[0] for one in ours], theirs, max(one[2] for one in ours))
+    report("first load", "events", [one[0] for one in ours], theirs, max(one[2] for one in ours))
     print(f"{'later load':28} {statistics.median(one[0] for one in later):.3f} s CPU, {later[0][2]} MiB")
     names = [f"fetch:d{n:06}" for n in range(50)]
     for command in ("list", "info"):

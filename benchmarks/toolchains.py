@@ -27,7 +27,7 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PORCH = "from doit_fetch import DOIT_CONFIG, task_fetchdefs\n"
+DODO = "from doit_fetch import DOIT_CONFIG, task_fetchdefs\n"
 SELECTION = 'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["toolchain"]}\n'
 #: Fetches per toolchain in the spread layout.
 FEW = 10
@@ -59,7 +59,7 @@ class Project:
         self.top, self.count, self.many, self.kind = top, count, many, kind
         for name in ("sources", "fetchdefs/fetch", "fetchdefs/toolchain"):
             (top / name).mkdir(parents=True)
-        (top / "dodo.py").write_text(PORCH + SELECTION)
+        (top / "dodo.py").write_text(DODO + SELECTION)
         for start in range(0, count, 100):
             self.define(start)
         self.ask(count)
@@ -121,11 +121,11 @@ def spent(directory: Path, code: Path, words: list[str]) -> tuple[float, float]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     ) as process:
-        told = process.stderr.read() if process.stderr else b""
+        printed = process.stderr.read() if process.stderr else b""
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"doit {words} ended with {process.returncode}: {told.decode()}")
+        raise SystemExit(f"doit {words} ended with {process.returncode}: {printed.decode()}")
     return time.perf_counter() - begun, usage.ru_utime + usage.ru_stime
 
 

@@ -13,7 +13,7 @@ TYPE_CHECKING = False  # `typing` is slow to import
 if TYPE_CHECKING:
     from typing import Any, Final
 
-#: The word that stands for the user's own cache, and the name of its directory.
+#: The word for the user's own cache, and the name of its directory.
 USER: Final = "user"
 _NAME: Final = "doit-fetch"
 

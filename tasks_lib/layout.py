@@ -33,7 +33,7 @@ _GECKO_TRANSFORMS: Final = "gecko_taskgraph."
 
 
 class Layout(NamedTuple):
-    """What a path of definitions stands for.
+    """What a path of definitions means.
 
     Attributes:
         given: the path.

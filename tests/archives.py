@@ -100,7 +100,7 @@ class Zipped:
     method: int | None = None
     attributes: int = 0  # of MS-DOS
     extra: bytes = b""
-    data: bytes | None = None  # what stands where the compressed content does
+    data: bytes | None = None  # in place of the compressed content
     crc: int | None = None
     size: int | None = None
     packed: int | None = None
@@ -117,8 +117,8 @@ class Zipped:
     disk: int = 0
 
 
-def _either(told: int | None, true: int) -> int:
-    return true if told is None else told
+def _either(given: int | None, true: int) -> int:
+    return true if given is None else given
 
 
 def _zip_parts(members: Iterable[Zipped]) -> Iterator[tuple[bytes, bytes]]:

@@ -11,7 +11,7 @@ import pytest
 
 from tasks_lib.cache import Cache
 from tests.origin import Origin, reply, serving
-from tests.project import LIBRARY, PORCH, TOOL, definition, written
+from tests.project import DODO, LIBRARY, TOOL, definition, written
 
 # a job in the background of a shell ignores Ctrl-C, and so would every program that a test starts and interrupts
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -44,4 +44,4 @@ def repository(tmp_path: Path, origin: Origin) -> Path:
     """Return a user's repository that fetches both, and repacks one, without toolchains."""
     fetches = definition("lib", f"{origin.url}/lib-1.0.tar", LIBRARY, "    artifact-name: lib.tar.zst\n")
     fetches += definition("tool", f"{origin.url}/tool.tar", TOOL)
-    return written(tmp_path, {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": fetches})
+    return written(tmp_path, {"dodo.py": DODO, "fetchdefs/fetch/all.yml": fetches})

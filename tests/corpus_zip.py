@@ -18,8 +18,8 @@ def described(descriptor: bytes, **more: object) -> Zipped:
     return Zipped(name=b"s", content=b"described", flags=8, descriptor=descriptor, **words)  # type: ignore[arg-type]
 
 
-def unicode_path(name: bytes, told: bytes) -> bytes:
-    body = b"\1" + struct.pack("<I", zlib.crc32(name)) + told
+def unicode_path(name: bytes, unicode_name: bytes) -> bytes:
+    body = b"\1" + struct.pack("<I", zlib.crc32(name)) + unicode_name
     return struct.pack("<HH", 0x7075, len(body)) + body
 
 

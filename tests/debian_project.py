@@ -27,7 +27,7 @@ from tasks_lib.incremental.definition_files import load
 from tasks_lib.recipe import packages_digest
 from tests.debian_mirror import Deb, DebianMirror
 from tests.keys import Keyring
-from tests.project import PORCH, written
+from tests.project import DODO, written
 
 LOCK = "fetchdefs/fetch/debs.lock"
 GREET = Deb("greet", version="1:2.0", depends="libgreet", files={"usr/bin/greet": b"#!/bin/sh\necho hello\n"})
@@ -62,7 +62,7 @@ def define(uri: str, more: str = "", suites: str = "[stable]") -> str:
 
 def project(top: Path, text: str, suites: Mapping[str, tuple[Path, Iterable[Deb]]], **files: str) -> Path:
     """Write a project with a definition and its lock: suite -> root of its repository, and its locked packages."""
-    written(top, {"dodo.py": PORCH, "fetchdefs/fetch/debs.yml": text, **files})
+    written(top, {"dodo.py": DODO, "fetchdefs/fetch/debs.yml": text, **files})
     source = load(top / "fetchdefs").fetches["debs"].source
     assert isinstance(source, Debian)
     packages = [locked(deb, suite) for suite, (_, debs) in suites.items() for deb in debs]

@@ -18,7 +18,7 @@ from tasks_lib.pins.update import Updated, UpdateRequest, update
 from tests.debian_mirror import Deb, DebianMirror, write
 from tests.keys import Keyring, keyring
 from tests.origin import Origin
-from tests.project import PORCH, written
+from tests.project import DODO, written
 from tests.test_add import Project as AddProject
 
 needs_apt = pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt-get is not installed")
@@ -58,7 +58,7 @@ class Project:
         own |= {name.replace("_", "-"): value for name, value in fields.items()}
         own = {name: value for name, value in own.items() if value is not None}
         text = json.dumps({"description": "packages", "fetch": own})
-        written(Path(), {"fetchdefs/fetch/d.yml": f"debs: {text}\n{more}", "dodo.py": PORCH})
+        written(Path(), {"fetchdefs/fetch/d.yml": f"debs: {text}\n{more}", "dodo.py": DODO})
         for name in keys:
             write(Path("keys", f"{name}.gpg"), ring.public(name))
 

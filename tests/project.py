@@ -21,7 +21,7 @@ PORTABLE = os.pathsep.join((str(ROOT), str(ROOT / "tests/portable")))
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("FETCH", "MOZ_", "UPLOAD"))}
 DOIT = (sys.executable, "-m", "doit")
 #: All that a user's dodo.py needs.
-PORCH = "from doit_fetch import DOIT_CONFIG, task_fetchdefs\n"
+DODO = "from doit_fetch import DOIT_CONFIG, task_fetchdefs\n"
 LIBRARY = tar(
     [Member("lib-1.0/"), Member("lib-1.0/lib.h", b"#define LIB 1\n"), Member("lib-1.0/run", b"x", mode=0o755)]
 )

@@ -17,13 +17,13 @@ def record(artifacts: int, workers: int = 16) -> dict[str, Any]:
     def run(name: str, outcome: str, phases: list[tuple[str, float, Any]], ready: float, **more: Any) -> float:
         worker = clock.index(min(clock))
         at = start = max(clock[worker], ready)
-        told = []
+        described = []
         for phase, took, facts in phases:
-            told.append([phase, round(at, 1), round(at + took, 1), *facts])
+            described.append([phase, round(at, 1), round(at + took, 1), *facts])
             at += took
         clock[worker] = at
         task = {"name": name, "outcome": outcome, "worker": worker, "ready": ready, "start": start, "end": at}
-        tasks.append(task | {"phases": told} | more)
+        tasks.append(task | {"phases": described} | more)
         return at
 
     for number in range(artifacts):

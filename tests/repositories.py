@@ -16,7 +16,7 @@ IDENTITY = {
     "GIT_CONFIG_GLOBAL": "/dev/null",
     "GIT_CONFIG_NOSYSTEM": "1",
 }
-#: Every trap for whoever makes archives through a checkout or `git archive`.
+#: Every trap for a program that makes archives through a checkout or `git archive`.
 FILES = {
     "README": b"$Format:%H %d$\n",
     ".gitattributes": b"README export-subst\nhidden export-ignore\n*.txt text eol=crlf\n*.bin filter=lfs\n",

@@ -30,7 +30,7 @@ from tasks_lib.settings import Settings
 from tests.archives import Member, tar
 from tests.keys import keyring
 from tests.origin import Answer, Origin, in_turn, reply
-from tests.project import LIBRARY, PORCH, definition, doit, ran, written
+from tests.project import DODO, LIBRARY, definition, doit, ran, written
 from tests.repositories import committed, git, made
 from tests.test_program import program
 
@@ -656,5 +656,5 @@ def test_the_command_line(here: Project, tmp_path: Path) -> None:
 def test_a_task_of_that_name_runs(tmp_path: Path) -> None:
     """A task of dodo.py that is called as a command runs instead, as before the command existed."""
     own = "\ndef task_add():\n    return {'actions': ['echo mine'], 'verbosity': 2}\n"
-    written(tmp_path, {"dodo.py": PORCH + own, "fetchdefs/fetch/f.yml": definition("f", "https://example.org/f", b"")})
+    written(tmp_path, {"dodo.py": DODO + own, "fetchdefs/fetch/f.yml": definition("f", "https://example.org/f", b"")})
     assert "mine" in doit(tmp_path, "add").stdout

@@ -20,7 +20,7 @@ from tasks_lib.fs.processes import is_running
 from tasks_lib.fs.system_calls import FEATURES
 from tasks_lib.host import isolate_network
 from tasks_lib.progress import Silent
-from tests.project import CLEAN, PORCH, PYTHONPATH, definition, doit, ran, written
+from tests.project import CLEAN, DODO, PYTHONPATH, definition, doit, ran, written
 
 KIT = "kit: {description: k, run: {script: make.sh, toolchain-artifact: out}}\n"
 #: Appends to its output before and after it reads a line from `gate`; `pid` says that it has begun.
@@ -42,7 +42,7 @@ needs_proc = pytest.mark.skipif(not FEATURES.proc, reason="the system does not r
 def repository(tmp_path: Path) -> Path:
     """Return a repository with one toolchain, whose script is missing."""
     os.mkfifo(tmp_path / "gate")
-    return written(tmp_path, {"dodo.py": PORCH, "fetchdefs/toolchain/kit.yml": KIT})
+    return written(tmp_path, {"dodo.py": DODO, "fetchdefs/toolchain/kit.yml": KIT})
 
 
 def wait_for(condition: Callable[[], object]) -> None:

@@ -21,7 +21,7 @@ from tasks_lib.session import Session
 from tasks_lib.settings import Settings
 from tests.keys import keyring
 from tests.origin import Answer, Origin, OriginRequest, ranged, reply
-from tests.project import PORCH, definition, doit, written
+from tests.project import DODO, definition, doit, written
 from tests.test_program import program
 
 CONTENT = b"content"
@@ -37,7 +37,7 @@ def reports(top: Path, *, osv: str = "", **environ: str) -> dict[str, AuditRepor
 
 
 def project(top: Path, fetches: str) -> Path:
-    return written(top, {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": fetches})
+    return written(top, {"dodo.py": DODO, "fetchdefs/fetch/all.yml": fetches})
 
 
 def codes(report: AuditReport) -> list[str]:

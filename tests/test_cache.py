@@ -99,7 +99,7 @@ def test_a_shared_cache_is_only_read(store: Cache, tmp_path: Path) -> None:
         private.open(PINNED)
     assert {path: Fingerprint.of(path.lstat()) for path in store.root.rglob("*")} == before
     stamp = Fingerprint.of(store.path(other.digest).lstat())
-    assert private.shelf.memo.get(stamp) == other.digest.hex
+    assert private.blob_directory.hash_cache.get(stamp) == other.digest.hex
     put(private, BYTES)
     with private.open(PINNED) as file:
         assert file.read() == BYTES
@@ -128,7 +128,7 @@ def test_publish_keeps_the_blob_warm(store: Cache, tmp_path: Path) -> None:
     put(store, BYTES)
     store.publish(PINNED, tmp_path / "cache" / "artifacts" / "a.bin")
     blob = store.path(PINNED.digest)
-    assert store.shelf.memo.get(Fingerprint.of(blob.lstat())) == PINNED.digest.hex
+    assert store.blob_directory.hash_cache.get(Fingerprint.of(blob.lstat())) == PINNED.digest.hex
     assert store.matches(tmp_path / "cache" / "artifacts" / "a.bin", PINNED)
 
 
@@ -246,7 +246,7 @@ def test_a_blob_gets_its_artifact_at_once(store: Cache) -> None:
     obtained(store, artifact)
     blob = store.path(PINNED.digest)
     assert blob.samefile(artifact)
-    assert store.shelf.memo.get(Fingerprint.of(artifact.lstat())) == PINNED.digest.hex
+    assert store.blob_directory.hash_cache.get(Fingerprint.of(artifact.lstat())) == PINNED.digest.hex
 
 
 def test_wrong_bytes_get_no_artifact(store: Cache) -> None:
@@ -476,16 +476,16 @@ def test_few_and_many_are_remembered_alike(tmp_path: Path) -> None:
     for first in (0, 30):  # the first ones are looked for in the text
         path.write_text("".join(lines))
         path.chmod(0o600)
-        memo = HashCache(path, Trust())
+        hash_cache = HashCache(path, Trust())
         for stamp in stamps[10 : 10 + first]:
-            assert memo.get(stamp) == f"{stamp.inode:064x}"
-        assert memo.get(stamps[3]) == f"{99:064x}"
-        assert memo.get(stamps[39]) == f"{39:064x}"
-        assert memo.get(stamps[5]) == f"{5:064x}"
-        assert memo.get(Fingerprint(1, 0, 2, 3, 44)) == memo.get(Fingerprint(11, 0, 2, 3, 4)) == ""
+            assert hash_cache.get(stamp) == f"{stamp.inode:064x}"
+        assert hash_cache.get(stamps[3]) == f"{99:064x}"
+        assert hash_cache.get(stamps[39]) == f"{39:064x}"
+        assert hash_cache.get(stamps[5]) == f"{5:064x}"
+        assert hash_cache.get(Fingerprint(1, 0, 2, 3, 44)) == hash_cache.get(Fingerprint(11, 0, 2, 3, 4)) == ""
         with path.open("a") as file:
             file.write(f"\n{8:064x} {Fingerprint(9, 9, 9, 9, 9).text}\n")
-        assert memo.get(Fingerprint(9, 9, 9, 9, 9)) == f"{8:064x}"
+        assert hash_cache.get(Fingerprint(9, 9, 9, 9, 9)) == f"{8:064x}"
 
 
 def test_no_space_leaves_nothing_of_a_download(store: Cache) -> None:

@@ -38,7 +38,7 @@ from tasks_lib.progress import Silent
 from tests import zygote
 from tests.archives import Member, tar
 from tests.origin import Origin, OriginRequest, reply, serving
-from tests.project import CLEAN, PORCH, PYTHONPATH, definition
+from tests.project import CLEAN, DODO, PYTHONPATH, definition
 
 BIG = random.Random(7).randbytes(300_000)
 LIBRARY = tar([Member("lib-1/"), Member("lib-1/lib.h", b"#define A 1\n" * 50), Member("lib-1/big", BIG[:100_000])])
@@ -173,7 +173,7 @@ def planted(tmp_path: Path) -> Farm:
     (tmp_path / "lib-1.tar").write_bytes(LIBRARY)
     (tmp_path / "big.bin").write_bytes(BIG)
     (tmp_path / "old.bin").write_bytes(b"old")
-    (top / "dodo.py").write_text(PORCH)
+    (top / "dodo.py").write_text(DODO)
     (top / "fetchdefs/fetch/a.yml").write_text(
         definition("lib", f"file://{tmp_path}/lib-1.tar", LIBRARY, REPACK)
         + definition("big", f"file://{tmp_path}/big.bin", BIG)
@@ -429,7 +429,7 @@ def test_quota(farm: Farm, tmp_path: Path) -> None:
         assert not [*place.glob("sub/cache/v1/partial/*")]
 
 
-#: shell words before doit -> what must be told when it fails.
+#: shell words before doit -> what the error must contain.
 STARVED = {"ulimit -f 100": "File too large", "ulimit -n 20": "Too many open files", "ulimit -n 32": ""}
 
 
@@ -490,7 +490,7 @@ PARENTS: dict[str, tuple[str, str]] = {
 @root_only
 @pytest.mark.parametrize("case", PARENTS)
 def test_a_parent_that_others_can_write(tmp_path: Path, case: str) -> None:
-    """Whoever can replace a directory or symlink on the way to a cache can replace the cache: refused, or warned."""
+    """A user who can replace a directory or symlink on the way to a cache can replace the cache: refused, or warned."""
     made, message = PARENTS[case]
     up = tmp_path / "up"
     up.mkdir(mode=0o755)
@@ -499,10 +499,10 @@ def test_a_parent_that_others_can_write(tmp_path: Path, case: str) -> None:
     root = (tmp_path / "link" if "target" in case else up / "a/b" if "two" in case else up) / "cache"
     cache = Cache(root)
     if not message:
-        assert cache.shelf.top == root / "v1"
+        assert cache.blob_directory.top == root / "v1"
         return
     with pytest.raises(CacheUnavailableError) as caught:
-        cache.shelf.top  # noqa: B018 - a property that raises
+        cache.blob_directory.top  # noqa: B018 - a property that raises
     assert message.format(**places) in str(caught.value) and "cache_parents=warn" in str(caught.value)
     assert [message.format(**places) in line for line in Trust(parents="warn").require_root(root)] == [True]
     assert Trust(parents="ignore").require_root(root) == []
@@ -606,7 +606,7 @@ def test_clock(farm: Farm, when: str) -> None:
     farm.succeed()
 
 
-# --- what stands in a blob's place
+# --- what is in a blob's place
 
 
 def replace(path: Path, kind: str, elsewhere: Path) -> None:
@@ -707,7 +707,7 @@ def test_eight_processes_and_a_reader(tmp_path: Path) -> None:
         for number in range(8):
             top = tmp_path / f"r{number}"
             (top / "fetchdefs/fetch").mkdir(parents=True)
-            (top / "dodo.py").write_text(PORCH)
+            (top / "dodo.py").write_text(DODO)
             (top / "fetchdefs/fetch/a.yml").write_text(text)
             farms.append(Farm(top))
         cache = f"cache={tmp_path}/cache"

@@ -17,7 +17,7 @@ import doit_fetch
 from tasks_lib.cli.info_json import EMPTY
 from tasks_lib.engine.loader import Loader
 from tests.origin import Origin
-from tests.project import CLEAN, LIBRARY, PORCH, PYTHONPATH, TOOL, definition, doit, ran, written
+from tests.project import CLEAN, DODO, LIBRARY, PYTHONPATH, TOOL, definition, doit, ran, written
 
 NEW = TOOL.replace(b"int main;", b"int less;")
 
@@ -147,10 +147,10 @@ def test_help_after_a_task_is_the_tasks(repository: Path) -> None:
 
 def test_info_tells_where_it_came_from_and_who_uses_it(repository: Path, origin: Origin) -> None:
     """Artifact, identity, sources, provenance, consumers and state stand in one page."""
-    told = doit(repository, "info", "fetch:lib")
-    assert told.returncode == 1
-    assert "status     : run" in told.stdout
-    assert " * it has not run here yet" in told.stdout
+    printed = doit(repository, "info", "fetch:lib")
+    assert printed.returncode == 1
+    assert "status     : run" in printed.stdout
+    assert " * it has not run here yet" in printed.stdout
     waiting = doit(repository, "info", "repack:lib")  # what is missing is made by another task
     assert "status     : run" in waiting.stdout and "does not exist yet: fetch:lib makes it" in waiting.stdout
     ran(doit(repository))
@@ -178,7 +178,7 @@ def test_info_tells_where_it_came_from_and_who_uses_it(repository: Path, origin:
 def test_info_as_json(repository: Path, origin: Origin) -> None:
     """The facts are one list of objects with the same keys for every task; the status is that of the text."""
     words = ("info", "--format", "json", "fetch:tool", "repack:lib", "extract:lib", "toolchain:built", "own")
-    (repository / "dodo.py").write_text(PORCH + 'def task_own():\n    return {"actions": None, "doc": "mine"}\n')
+    (repository / "dodo.py").write_text(DODO + 'def task_own():\n    return {"actions": None, "doc": "mine"}\n')
     done = doit(repository, *words)
     tool, lib, *_ = json.loads(done.stdout)
     assert (done.returncode, tool["state"], tool["size"], lib["size"]) == (1, "run", len(TOOL), None)
@@ -205,8 +205,8 @@ def test_info_as_json(repository: Path, origin: Origin) -> None:
 
 def test_why_names_the_input_that_changed(repository: Path) -> None:
     """`doit why` reports each changed input with its old and new value, and the tasks that run because of it."""
-    told = doit(repository, "why", "fetch:lib").stdout
-    assert told.startswith("fetch:lib\n  it has not run here yet") and told.endswith("\n1 of 1 task may run\n")
+    printed = doit(repository, "why", "fetch:lib").stdout
+    assert printed.startswith("fetch:lib\n  it has not run here yet") and printed.endswith("\n1 of 1 task may run\n")
     ran(doit(repository))
     assert doit(repository, "why").stdout == "nothing to do: 5 up to date\n"
     path = repository / "fetchdefs/fetch/all.yml"
@@ -214,12 +214,12 @@ def test_why_names_the_input_that_changed(repository: Path) -> None:
     path.write_text(
         path.read_text().replace(old, new).replace("artifact-name: lib.tar.zst", "artifact-name: l.tar.zst")
     )
-    told = doit(repository, "why").stdout
-    assert f"fetch:tool\n  sha256 was {old}, is {new}\n" in told
-    assert "repack:lib\n  artifact-name was lib.tar.zst, is l.tar.zst\n" in told
-    assert "l.tar.zst does not exist yet: repack:lib makes it" in told
-    assert "toolchain:built\n  fetch lib was " in told
-    assert "fetch:lib\n" not in told
+    printed = doit(repository, "why").stdout
+    assert f"fetch:tool\n  sha256 was {old}, is {new}\n" in printed
+    assert "repack:lib\n  artifact-name was lib.tar.zst, is l.tar.zst\n" in printed
+    assert "l.tar.zst does not exist yet: repack:lib makes it" in printed
+    assert "toolchain:built\n  fetch lib was " in printed
+    assert "fetch:lib\n" not in printed
     (repository / "fetchdefs/fetch/all.yml").write_text(path.read_text().replace("l.tar.zst", "lib.tar.zst"))
     Path(target(repository, "built")).unlink()
     assert "out.txt is missing" in doit(repository, "why", "toolchain:built").stdout
@@ -231,21 +231,21 @@ def test_why_tells_what_is_ignored(repository: Path) -> None:
     ran(doit(repository))
     doit(repository, "ignore", "repack:lib")
     assert doit(repository, "why", "fetch:lib").stdout == "nothing to do: 1 up to date\n"
-    told = doit(repository, "why", "toolchain:built").stdout
-    assert "repack:lib\n  it is ignored: `doit forget` makes it run again\n" in told
-    assert "extract:built/lib\n  it is ignored because repack:lib is ignored\n" in told
-    assert told.endswith("\nnothing to do: 1 up to date, 3 ignored\n")
+    printed = doit(repository, "why", "toolchain:built").stdout
+    assert "repack:lib\n  it is ignored: `doit forget` makes it run again\n" in printed
+    assert "extract:built/lib\n  it is ignored because repack:lib is ignored\n" in printed
+    assert printed.endswith("\nnothing to do: 1 up to date, 3 ignored\n")
     assert doit(repository, "toolchain:built").stdout.count("!! ") == 3
 
 
 def test_default_tasks_that_name_nothing(repository: Path) -> None:
     """Every command that uses the default tasks reports an unknown one; without default tasks nothing is done."""
-    porch = repository / "dodo.py"
-    porch.write_text(PORCH + 'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["nothing-like-it-at-all"]}\n')
+    dodo = repository / "dodo.py"
+    dodo.write_text(DODO + 'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["nothing-like-it-at-all"]}\n')
     for command in ("run", "why", "graph", "forget", "clean"):
         done = doit(repository, command)
         assert (done.returncode, len(done.stdout.splitlines())) == (2, 2), done.stdout
-    porch.write_text(PORCH + 'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": []}\n')
+    dodo.write_text(DODO + 'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": []}\n')
     assert doit(repository).stdout.startswith("nothing to do; ")
 
 
@@ -272,8 +272,8 @@ def test_default_tasks_that_name_nothing(repository: Path) -> None:
 def test_an_output_that_takes_nothing(words: str, repository: Path) -> None:
     """A full or closed output ends without a traceback; a run goes on, since its work is not its output."""
     ran(doit(repository, "fetch:tool"))
-    told = "ERROR: cannot write the output: No space left on device\ncheck its destination, then run again\n"
-    for where, status, err in ((">/dev/full", 3, told), (">&-", 0, ""), (">&- 2>&-", 0, "")):
+    printed = "ERROR: cannot write the output: No space left on device\ncheck its destination, then run again\n"
+    for where, status, err in ((">/dev/full", 3, printed), (">&-", 0, ""), (">&- 2>&-", 0, "")):
         done = subprocess.run(
             ["/bin/sh", "-c", f"{sys.executable} -m doit {words} {where}"], cwd=repository,
             env=CLEAN | {"PYTHONPATH": PYTHONPATH, "FETCH_RETRIES": "0"}, capture_output=True, text=True, check=False,
@@ -329,8 +329,8 @@ def test_what_cannot_be_removed(repository: Path) -> None:
     ran(doit(repository, "fetch:tool"))
     path = Path(target(repository)).relative_to(repository)
     (repository / path).parent.chmod(0o555)
-    told = [f"ERROR: cannot remove {path}: Permission denied", "check its permissions"]
-    assert refused(repository, "clean", "fetch:tool")[-2:] == told
+    printed = [f"ERROR: cannot remove {path}: Permission denied", "check its permissions"]
+    assert refused(repository, "clean", "fetch:tool")[-2:] == printed
 
 
 @needs_setpriv
@@ -379,8 +379,8 @@ def test_a_closed_pipe_is_no_crash(repository: Path) -> None:
 def test_forget_without_defaults(repository: Path) -> None:
     """A dodo.py that says default_tasks: None forgets all groups, where doit itself crashes."""
     ran(doit(repository))
-    porch = PORCH
-    (repository / "dodo.py").write_text(porch + 'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": None}\n')
+    dodo = DODO
+    (repository / "dodo.py").write_text(dodo + 'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": None}\n')
     assert "forgetting toolchain:built" in doit(repository, "forget").stdout
 
 
@@ -419,9 +419,9 @@ def test_info_tells_what_an_own_task_takes(repository: Path) -> None:
             'def task_takes():\n    return {"actions": ["true"], "setup": ["gives"], "calc_dep": ["gives"],\n'
             '            "getargs": {"n": ("gives", None)}, "params": [{"name": "to", "default": "home"}]}\n'
         )
-    told = doit(repository, "info", "takes").stdout
+    printed = doit(repository, "info", "takes").stdout
     for line in ("setup_tasks: \n - gives\n", "calc_dep   : \n - gives\n", " - n: ('gives', None)\n", "'name': 'to'"):
-        assert line in told
+        assert line in printed
 
 
 def test_own_tasks_that_are_called_like_ours(repository: Path) -> None:
@@ -490,8 +490,8 @@ def test_a_directory_that_was_removed(words: str, repository: Path) -> None:
         ["/bin/sh", "-c", script, sys.executable], cwd=gone, env=CLEAN | {"PYTHONPATH": PYTHONPATH},
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
-    told = "ERROR: the current directory was removed\nchange to an existing directory, then run again\n"
-    assert (done.returncode, done.stdout, done.stderr) == (3, "", told)
+    printed = "ERROR: the current directory was removed\nchange to an existing directory, then run again\n"
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", printed)
 
 
 LEFT_OPEN = """

@@ -27,7 +27,7 @@ from tasks_lib.tree.extraction import Extraction
 from tests.archives import Member, tar
 from tests.cases import ZST, Case, Tree
 from tests.corpus import CASES
-from tests.project import PORCH, PYTHONPATH
+from tests.project import DODO, PYTHONPATH
 
 ROOT = Path(__file__).parent.parent
 LIMITS = Limits(max_total_bytes=8 << 20, max_entries=1000, max_metadata_bytes=1 << 16, max_names_bytes=3 << 20)
@@ -246,7 +246,7 @@ def definition_keys(options: dict[str, str]) -> str:
 def repository(directory: Path, strip: int) -> None:
     """Write the whole corpus with its definitions; `strip` creates `repack:` tasks."""
     (directory / "fetchdefs/fetch").mkdir(parents=True)
-    (directory / "dodo.py").write_text(PORCH)
+    (directory / "dodo.py").write_text(DODO)
     definitions = []
     for number, case in enumerate(CASES.values()):
         data = case.make()

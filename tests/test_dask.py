@@ -28,7 +28,7 @@ from tests import debian_project
 from tests.archives import Member, tar
 from tests.keys import keyring
 from tests.origin import Origin, OriginRequest, reply, serving
-from tests.project import CLEAN, PORCH, PYTHONPATH, definition, doit
+from tests.project import CLEAN, DODO, PYTHONPATH, definition, doit
 
 pytest.importorskip("distributed", reason="needs the extra [dask]")
 from tasks_lib.engine.dask_runner import DaskRunner, connect  # imports Dask
@@ -118,7 +118,7 @@ def origin() -> Iterator[Origin]:
 def repository(tmp_path: Path, origin: Origin) -> Path:
     place = tmp_path / "repository"
     (place / "fetchdefs/fetch").mkdir(parents=True)
-    (place / "dodo.py").write_text(PORCH)
+    (place / "dodo.py").write_text(DODO)
     text = "".join(definition(path[1:], origin.url + path, body) for path, body in FILES.items())
     (place / "fetchdefs/fetch/all.yml").write_text(text)
     return place
@@ -139,10 +139,10 @@ def test_a_worker_is_lost(tmp_path: Path, repository: Path, origin: Origin) -> N
         with begin(repository, "run", "--on", one.address) as process:
             until(lambda: len(origin.requests) > 60)
             os.kill(one.workers[0].pid, signal.SIGKILL)
-            told = process.communicate(timeout=120)[0]
-        assert process.returncode == 0, told
+            printed = process.communicate(timeout=120)[0]
+        assert process.returncode == 0, printed
         assert one.blobs() == {hashlib.sha256(body).hexdigest() for body in FILES.values()}
-        assert f"{COUNT} fetched" in told or "adopted" in told
+        assert f"{COUNT} fetched" in printed or "adopted" in printed
         repeated = sum(Counter(origin.paths()).values()) - COUNT
         assert repeated <= 2 * 50, "at most the batches that the lost worker had"
         origin.requests.clear()
@@ -156,9 +156,9 @@ def test_the_scheduler_is_lost(tmp_path: Path, repository: Path, origin: Origin)
     with cluster(tmp_path / "cluster") as one, begin(repository, "run", "--on", one.address) as process:
         until(lambda: len(origin.requests) > 60)
         one.scheduler.kill()
-        told = process.communicate(timeout=60)[0]
+        printed = process.communicate(timeout=60)[0]
         assert process.returncode != 0
-        assert "does not answer any more" in told and "Traceback" not in told, told
+        assert "does not answer any more" in printed and "Traceback" not in printed, printed
         time.sleep(2)  # the workers finish what they have
     before = len(set(origin.paths()))
     origin.requests.clear()
@@ -190,7 +190,7 @@ def test_what_travels(tmp_path: Path, origin: Origin) -> None:
     place = tmp_path / "repository"
     (place / "fetchdefs/fetch").mkdir(parents=True)
     (place / "fetchdefs/toolchain").mkdir()
-    (place / "dodo.py").write_text(PORCH)
+    (place / "dodo.py").write_text(DODO)
     archive = tar([Member("top/a", b"1")])
     with keyring() as keys:
         fingerprint = keys.make("signer")
@@ -273,7 +273,7 @@ def test_no_scheduler(address: str, message: str, tmp_path: Path) -> None:
     """An address without a scheduler is an error with the next step."""
     (tmp_path / "fetchdefs/fetch").mkdir(parents=True)
     (tmp_path / "fetchdefs/fetch/a.yml").write_text(definition("a", "https://a.example/a", b"a"))
-    (tmp_path / "dodo.py").write_text(PORCH)
+    (tmp_path / "dodo.py").write_text(DODO)
     done = doit(tmp_path, "run", "--on", address)
     assert done.returncode == 3 and message in done.stdout and "Traceback" not in done.stdout, done.stdout
 

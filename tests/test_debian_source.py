@@ -18,7 +18,7 @@ import zstandard
 
 from tests.keys import Keyring, keyring
 from tests.origin import Origin, reply, serving
-from tests.project import PORCH, definition, doit, ran, written
+from tests.project import DODO, definition, doit, ran, written
 
 pytestmark = pytest.mark.skipif(shutil.which("dpkg-source") is None, reason="dpkg-source is not installed")
 
@@ -105,7 +105,7 @@ def origin(package: Package) -> Iterator[Origin]:
 
 def project(root: Path, text: str, **files: str) -> Path:
     """Return a project with this definition and other files."""
-    return written(root, {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": text, **files})
+    return written(root, {"dodo.py": DODO, "fetchdefs/fetch/all.yml": text, **files})
 
 
 def names(archive: Path) -> list[str]:

@@ -184,9 +184,9 @@ def _begins_early(directory: Path) -> bool:
         ),
     )
     _defined(directory, "fetch", "".join(definition(f"f{n}", f"file:../../s{n}", str(n).encode()) for n in range(8)))
-    told = [line[3:] for line in doit(directory, "-n", "1").stdout.splitlines() if line.startswith(".  ")]
-    assert len(told) == 16
-    return told.index("toolchain:t0") < told.index("fetch:f7")
+    printed = [line[3:] for line in doit(directory, "-n", "1").stdout.splitlines() if line.startswith(".  ")]
+    assert len(printed) == 16
+    return printed.index("toolchain:t0") < printed.index("fetch:f7")
 
 
 def _defined(directory: Path, kind: str, text: str, name: str = "all.yml") -> None:
@@ -354,10 +354,10 @@ def line(frame, event, arg):
     return line
 def call(frame, event, arg):
     done[0] += event == "c_call"
-def told():
+def report():
     sys.settrace(None)
     open("work", "w").write(str(done[0]))
-atexit.register(told)
+atexit.register(report)
 threading.settrace(line), threading.setprofile(call), sys.settrace(line), sys.setprofile(call)
 from doit_fetch import DOIT_CONFIG, task_fetchdefs
 """

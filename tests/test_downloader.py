@@ -140,7 +140,7 @@ def test_no_server_holds_us(answer: Answer, origin: Origin, store: Cache) -> Non
     assert store.has(PINNED)
 
 
-def test_mirror_steps_in_and_every_attempt_is_told(origin: Origin, store: Cache) -> None:
+def test_mirror_steps_in_and_every_attempt_is_reported(origin: Origin, store: Cache) -> None:
     """A mismatch of one source is not hidden by the failure of another."""
     origin.answers |= {"/a": reply(b"x" + BODY[1:]), "/b": reply(b"", "404 Not Found")}
     with pytest.raises(AllSourcesFailedError) as caught:
@@ -167,11 +167,11 @@ NEXT_STEPS: dict[str, tuple[list[Answer], str]] = {
 @pytest.mark.parametrize("case", NEXT_STEPS)
 def test_the_next_step_fits_what_happened(case: str, origin: Origin, store: Cache) -> None:
     """The hint of an error is for the most important cause."""
-    answers, told = NEXT_STEPS[case]
+    answers, reason = NEXT_STEPS[case]
     origin.answers |= {f"/{number}": answer for number, answer in enumerate(answers)}
     with pytest.raises(AllSourcesFailedError) as caught:
         sources(store).obtain(wanted(*(f"{origin.url}/{number}" for number in range(len(answers)))), Silent())
-    assert caught.value.hint.startswith(told)
+    assert caught.value.hint.startswith(reason)
 
 
 def test_the_next_step_when_nobody_was_asked(origin: Origin, store: Cache) -> None:
@@ -298,8 +298,8 @@ def test_file_mirror(store: Cache, tmp_path: Path, origin: Origin) -> None:
         sources(other).obtain(wanted(url), Silent())
 
 
-@pytest.mark.parametrize(("name", "told"), [("pipe", "not a regular file"), ("device", "not a regular file"), ("loop", "symbolic"), ("a%00b", "its URL has no valid path"), ("none", "No such file"), ("dir", "not a regular file"), ("[::1", "its URL has no valid path"), ("x" * 300, "too long")])  # fmt: skip
-def test_what_is_no_file(name: str, told: str, store: Cache, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "reason"), [("pipe", "not a regular file"), ("device", "not a regular file"), ("loop", "symbolic"), ("a%00b", "its URL has no valid path"), ("none", "No such file"), ("dir", "not a regular file"), ("[::1", "its URL has no valid path"), ("x" * 300, "too long")])  # fmt: skip
+def test_what_is_no_file(name: str, reason: str, store: Cache, tmp_path: Path) -> None:
     """A pipe does not block, a device is not read, and anything but a file is reported; a link to a file is followed."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "dir").mkdir()
@@ -308,10 +308,10 @@ def test_what_is_no_file(name: str, told: str, store: Cache, tmp_path: Path) -> 
         (tmp_path / link).symlink_to(target)
     url = f"file://{name}" if name[0] == "[" else f"file://{tmp_path}/{name}"
     assert sources(store).needs_network(wanted(url))
-    with pytest.raises(AllSourcesFailedError, match=f"cannot read the file: .*{told}"):
+    with pytest.raises(AllSourcesFailedError, match=f"cannot read the file: .*{reason}"):
         sources(store).obtain(wanted(url), Silent())
     asked = UnverifiedRequest(name="a", urls=(url,), limit=1 << 20)
-    with pytest.raises(AllSourcesFailedError, match=f"cannot read the file: .*{told}"):
+    with pytest.raises(AllSourcesFailedError, match=f"cannot read the file: .*{reason}"):
         UnverifiedDownloader(store, Transport(TransportSettings()), Policy()).obtain(asked, Silent())
     sources(store).obtain(wanted(f"file://{tmp_path}/link"), Silent())
     assert store.has(PINNED)
@@ -347,7 +347,7 @@ def test_who_waits_for_a_turn_at_a_host_says_so(origin: Origin, store: Cache) ->
         assert go_on.wait(60)
         reply(BODY)(connection, request)
 
-    class Told(Silent):
+    class Notified(Silent):
         def phase(self, name: str, **facts: str | int | float) -> None:
             if name == "queue":
                 waited.append(str(facts["url"]))
@@ -356,10 +356,10 @@ def test_who_waits_for_a_turn_at_a_host_says_so(origin: Origin, store: Cache) ->
     origin.answers.update({"/a": held, "/b": reply(b"b")})
     transport = Transport(TransportSettings())
     one = Downloader(store, transport, Policy(jobs_per_host=1))
-    first = threading.Thread(target=one.obtain, args=(wanted(f"{origin.url}/a"), Told()))
+    first = threading.Thread(target=one.obtain, args=(wanted(f"{origin.url}/a"), Notified()))
     first.start()
     assert asked.wait(60)
-    one.obtain(wanted(f"{origin.url}/b", content=(1, hashlib.sha256(b"b").hexdigest())), Told())
+    one.obtain(wanted(f"{origin.url}/b", content=(1, hashlib.sha256(b"b").hexdigest())), Notified())
     first.join()
     assert waited == [f"{origin.url}/b"]
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from tests.origin import Answer, Origin, ranged, reply, serving, throttled
-from tests.project import CLEAN, PORCH, PYTHONPATH, definition, doit, ran
+from tests.project import CLEAN, DODO, PYTHONPATH, definition, doit, ran
 
 
 def repository(tmp_path: Path, *definitions: str) -> Path:
     here = tmp_path / "repository"
     (here / "fetchdefs/fetch").mkdir(parents=True)
-    (here / "dodo.py").write_text(PORCH)
+    (here / "dodo.py").write_text(DODO)
     (here / "fetchdefs/fetch/all.yml").write_text("".join(definitions))
     return here
 
@@ -135,8 +135,8 @@ def test_two_processes_make_one_download(tmp_path: Path) -> None:
         here = repository(tmp_path, definition("a", f"{origin.url}/a.bin", content))
         other = repository(tmp_path / "other", definition("a", f"{origin.url}/a.bin", content))
         both = [started(one, FETCH_CACHE_DIR=str(tmp_path / "shared")) for one in (here, other)]
-        told = [one.communicate(timeout=60)[0] for one in both]
-        assert [one.returncode for one in both] == [0, 0], told
+        printed = [one.communicate(timeout=60)[0] for one in both]
+        assert [one.returncode for one in both] == [0, 0], printed
         assert len(origin.requests) == 1
 
 
@@ -192,7 +192,7 @@ def test_dead_hosts_through_doit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["short", "mute", "wrong"])
-def test_a_fault_is_told_in_few_lines(fault: str, tmp_path: Path) -> None:
+def test_a_fault_is_reported_in_few_lines(fault: str, tmp_path: Path) -> None:
     """A failure is reported with source, reason and next step, without traceback, in bounded time."""
 
     def stay(_connection: object, _request: object) -> None:

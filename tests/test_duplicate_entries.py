@@ -16,7 +16,7 @@ from tasks_lib.archive import Reshape
 from tasks_lib.errors import ArchiveError
 from tasks_lib.limits import Limits
 from tests.archives import Member, Zipped, tar, zip_of
-from tests.project import PORCH, definition
+from tests.project import DODO, definition
 from tests.test_archive import LIMITS, extract, repacked, tree_of
 from tests.test_reporter import doit
 
@@ -185,7 +185,7 @@ def test_a_zip_in_two_orders_is_refused() -> None:
 def test_a_definition_asks_for_it(tmp_path: Path) -> None:
     """Unset, such an archive is refused; set, it has a key of its own, and a toolchain finds the last one."""
     data = tar([Member("lib/a.h", b"old"), Member("lib/b.h", b"b"), Member("lib/a.h", b"new")])
-    (tmp_path / "dodo.py").write_text(PORCH)
+    (tmp_path / "dodo.py").write_text(DODO)
     for kind in ("fetch", "toolchain"):
         (tmp_path / "fetchdefs" / kind).mkdir(parents=True)
     (tmp_path / "lib.tar").write_bytes(data)

@@ -56,7 +56,7 @@ def test_text_of_an_archive_error() -> None:
     assert str(error) == r"a.tar.gz: entry '../\x1b' (offset 1024): leaves the destination [DOTDOT]"
 
 
-@pytest.mark.parametrize(("line", "told"), [(3, "a.yml:3: x: is empty"), (0, "a.yml: x: is empty")])
-def test_problem_of_a_whole_file(line: int, told: str) -> None:
+@pytest.mark.parametrize(("line", "text"), [(3, "a.yml:3: x: is empty"), (0, "a.yml: x: is empty")])
+def test_problem_of_a_whole_file(line: int, text: str) -> None:
     """A problem in line 0 concerns the whole file; its text has no line number."""
-    assert str(errors.Problem("a.yml", line, "x", "is empty", "")) == told
+    assert str(errors.Problem("a.yml", line, "x", "is empty", "")) == text

@@ -163,12 +163,12 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_json_of_a_run_that_is_refused(case: str, repository: Path) -> None:
     """An error before the run begins is written to a document too, with doit's exit status."""
-    words, extra, status, told = REFUSED[case]
+    words, extra, status, printed = REFUSED[case]
     if extra:
         (repository / "fetchdefs/fetch" / extra).write_text("y: {descriptio: d}\n")
     done = doit(repository, "-r", "json", *words)
     found = document(done)
-    assert told in found["err"]
+    assert printed in found["err"]
     assert found["tasks"] == []
     assert done.returncode == status if status else done.returncode != 0
 

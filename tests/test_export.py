@@ -16,7 +16,7 @@ from tasks_lib.errors import FetchError, OfflineError, SettingError, TreeError
 from tasks_lib.export import LAYOUTS, export
 from tasks_lib.progress import Silent
 from tests.origin import Origin, reply
-from tests.project import LIBRARY, PORCH, definition, doit, written
+from tests.project import DODO, LIBRARY, definition, doit, written
 from tests.test_program import program
 
 PLAIN = b"a plain file\n"
@@ -104,7 +104,7 @@ def test_links(top: Path) -> None:
     blob = top / f"cache/v1/blobs/sha256/{SHA[:2]}/{SHA}"
     assert blob.samefile(top.parent / f"out/cas/{SHA}")
     assert blob.stat().st_mode & 0o777 == 0o444
-    assert doit(written(top, {"dodo.py": PORCH}), "verify").stdout.count("0 damaged") == 1
+    assert doit(written(top, {"dodo.py": DODO}), "verify").stdout.count("0 damaged") == 1
 
 
 def test_another_file_system(top: Path) -> None:
@@ -314,7 +314,7 @@ def test_the_commands(top: Path) -> None:
     expected = 'content-addressed: [{url: "http://h:1/x/cas/{sha256}", place: first}]\n'
     assert (done.returncode, done.stdout) == (0, expected), done.stderr
     assert files(top.parent / "out") == {f"cas/{SHA}": PLAIN}
-    written(top, {"dodo.py": PORCH + "def task_export():\n    return {'actions': ['echo mine'], 'verbosity': 2}\n"})
+    written(top, {"dodo.py": DODO + "def task_export():\n    return {'actions': ['echo mine'], 'verbosity': 2}\n"})
     assert "mine" in doit(top, "export").stdout
 
 

@@ -139,10 +139,10 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
             status = main([str(word) for word in words])
         except SystemExit as end:
             status = int(str(end.code))
-        told = capsys.readouterr()
-        assert not told.out or "-h" in words, "standard output stays clean"
-        assert "Traceback" not in told.err
-        return Ran(status, told.out, told.err)
+        printed = capsys.readouterr()
+        assert not printed.out or "-h" in words, "standard output stays clean"
+        assert "Traceback" not in printed.err
+        return Ran(status, printed.out, printed.err)
 
     return command
 
@@ -689,10 +689,10 @@ def test_perfherder(run: Run, tmp_path: Path) -> None:
     environ = {"MOZ_FETCHES": "[]", "PERFHERDER_FETCH_CONTENT_JSON_PATH": str(path)}
     ended = run("task-artifacts", "-d", tmp_path / "f", **environ)
     line = next(line for line in ended.err.splitlines() if line.startswith("PERFHERDER_DATA: "))
-    told = json.loads(line.partition(": ")[2])
-    assert told["framework"] == {"name": "build_metrics"}
-    assert [suite["name"] for suite in told["suites"]] == ["fetch_content"]
-    assert told["suites"][0].keys() == {"name", "value", "lowerIsBetter", "shouldAlert", "subtests"}
+    printed = json.loads(line.partition(": ")[2])
+    assert printed["framework"] == {"name": "build_metrics"}
+    assert [suite["name"] for suite in printed["suites"]] == ["fetch_content"]
+    assert printed["suites"][0].keys() == {"name", "value", "lowerIsBetter", "shouldAlert", "subtests"}
     assert not path.exists()
     run("task-artifacts", "-d", tmp_path / "f", MOZ_AUTOMATION="1", **environ)
     assert json.loads(path.read_text())["framework"] == {"name": "build_metrics"}
@@ -747,10 +747,10 @@ def test_signals(tmp_path: Path, cluster: Taskcluster, number: signal.Signals) -
     while not cluster.root.requests and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(number)
-    _, told = process.communicate(timeout=20)
+    _, printed = process.communicate(timeout=20)
     assert process.returncode == -number
     if number != signal.SIGKILL:
-        assert f"stopped by {number.name}" in told and "Traceback" not in told
+        assert f"stopped by {number.name}" in printed and "Traceback" not in printed
         assert tree_of(tmp_path / "f") == {}
         return
     assert len(tree_of(tmp_path / "f")) > 0

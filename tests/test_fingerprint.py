@@ -131,7 +131,7 @@ def test_a_record_that_changed_in_place(tmp_path: Path) -> None:
     slot = Extraction(tmp_path / "tree", tmp_path / ".records/tree.json")
     slot.record.parent.mkdir()
     slot.record.write_text("{}\n")
-    told: list[bool] = []
+    printed: list[bool] = []
 
     class Waits(Silent):
         def phase(self, name: str, **facts: str | int | float) -> None:
@@ -140,7 +140,7 @@ def test_a_record_that_changed_in_place(tmp_path: Path) -> None:
 
     def second() -> None:
         with slot.held(Waits()) as changed:
-            told.append(changed)
+            printed.append(changed)
 
     waits = threading.Event()
     with slot.held(Silent()):
@@ -149,4 +149,4 @@ def test_a_record_that_changed_in_place(tmp_path: Path) -> None:
         waits.wait()
         slot.record.write_text('{"key": "k"}\n')
     thread.join()
-    assert told == [True]
+    assert printed == [True]

@@ -16,7 +16,7 @@ from tasks_lib.formats import uncompressed_name
 from tasks_lib.limits import Limits
 from tests.archives import Member, Zipped, tar, zip_of
 from tests.cases import ALONE, BZ, GZ, XZ, ZST
-from tests.project import PORCH, definition, doit, written
+from tests.project import DODO, definition, doit, written
 from tests.test_archive import repacked
 
 PLAIN = GZ(b"not a tar")
@@ -91,7 +91,7 @@ def project(directory: Path, rows: Mapping[str, Row], entry: str = "") -> Path:
     return written(
         directory / "r",
         {
-            "dodo.py": PORCH,
+            "dodo.py": DODO,
             "fetchdefs/fetch/a.yml": definitions,
             "fetchdefs/toolchain/a.yml": f"kit:\n  description: k\n  fetches:\n   fetch:\n{fetches}",
         },

@@ -13,7 +13,7 @@ from tasks_lib.definitions import DebianSource
 from tasks_lib.incremental.definition_files import load
 from tests.archives import Member, tar
 from tests.origin import Origin, reply, serving
-from tests.project import PORCH, definition, doit, ran, written
+from tests.project import DODO, definition, doit, ran, written
 
 SHA = "ab" * 32
 SOURCE = tar([Member("greet-1.0/greet.c", b"int main;")])
@@ -166,7 +166,7 @@ def test_packages_of_a_project_are_no_kind(tmp_path: Path) -> None:
 
 def test_sources_without_a_size_are_fetched_by_their_digest(tmp_path: Path, origin: Origin) -> None:
     """The size is learned once; then everything works as with one, also offline."""
-    repository = tree(tmp_path, origin.url, **{"dodo.py": PORCH})
+    repository = tree(tmp_path, origin.url, **{"dodo.py": DODO})
     environ = {"FETCHDEFS_DIR": "taskcluster/kinds"}
     names = ["fetch:deb-greet", "fetch:deb-tarball"]
     assert ran(doit(repository, *names, **environ)) == names
@@ -188,7 +188,7 @@ def test_sources_without_a_size_are_fetched_by_their_digest(tmp_path: Path, orig
 def test_other_bytes_are_refused_without_a_size(tmp_path: Path, origin: Origin, content: bytes) -> None:
     """The digest suffices, and a .dsc has a limit."""
     origin.answers["/pool/greet_1.0-1.dsc"] = reply(content)
-    done = doit(tree(tmp_path, origin.url, **{"dodo.py": PORCH}), "fetch:deb-greet", FETCHDEFS_DIR=".")
+    done = doit(tree(tmp_path, origin.url, **{"dodo.py": DODO}), "fetch:deb-greet", FETCHDEFS_DIR=".")
     assert done.returncode == 1
     assert "/pool/greet_1.0-1.dsc" in done.stdout
     assert "Traceback" not in done.stdout
@@ -197,7 +197,7 @@ def test_other_bytes_are_refused_without_a_size(tmp_path: Path, origin: Origin, 
 @pytest.mark.slow
 def test_refused_packages_are_listed_with_their_reason(tmp_path: Path) -> None:
     """`doit list` shows them, and running one fails with the reason."""
-    repository = tree(tmp_path, **{"dodo.py": PORCH})
+    repository = tree(tmp_path, **{"dodo.py": DODO})
     listed = doit(repository, "list", "--all", FETCHDEFS_DIR=".").stdout
     assert "packages:deb-git" in listed and "has neither `dsc:` nor `tarball:`" in listed
     done = doit(repository, "packages:deb-git", FETCHDEFS_DIR=".")
@@ -212,7 +212,7 @@ def test_a_store_has_sources_without_a_size(tmp_path: Path, origin: Origin, dead
     (tmp_path / "store").mkdir()
     environ = {"FETCHDEFS_DIR": "taskcluster/kinds", "FETCH_STORE": (tmp_path / "store").as_uri()}
     names = ["fetch:deb-greet", "fetch:deb-tarball"]
-    first, second = (tree(tmp_path / name, origin.url, **{"dodo.py": PORCH}) for name in ("a", "b"))
+    first, second = (tree(tmp_path / name, origin.url, **{"dodo.py": DODO}) for name in ("a", "b"))
     ran(doit(first, *names, FETCH_STORE_WRITE="always", **environ))
     if dead == "origin":
         origin.answers.clear()

@@ -27,7 +27,7 @@ from tasks_lib.settings import Settings
 from tasks_lib.steps.commit import commit_archive
 from tests.archives import Member, pax, record, tar
 from tests.githost import http
-from tests.project import PORCH, PYTHONPATH, definition, doit, ran, written
+from tests.project import DODO, PYTHONPATH, definition, doit, ran, written
 from tests.repositories import FILES, committed, forged, git, made, with_submodule
 from tests.test_archive import repacked
 
@@ -125,7 +125,7 @@ def test_control_names_with_doit(tmp_path: Path) -> None:
         where = f"repo: 'file:../../../r', revision: {commit}, include-dot-git: true"
         git_definition = f"lib:\n  description: d\n  fetch: {{type: git, {where}{more and ', ' + more}}}\n"
         files = {
-            "dodo.py": PORCH,
+            "dodo.py": DODO,
             "fetchdefs/fetch/a.yml": git_definition
             + definition("icon", "file:../../../icon.tar", data, more and f"    {more}\n"),
             "fetchdefs/toolchain/a.yml": "t:\n  description: d\n  fetches: {fetch: [lib, icon]}\n",
@@ -249,7 +249,7 @@ def test_with_doit(tmp_path: Path) -> None:
     repository = tmp_path / "user"
     (repository / "fetchdefs/fetch").mkdir(parents=True)
     (repository / "fetchdefs/toolchain").mkdir()
-    (repository / "dodo.py").write_text(PORCH)
+    (repository / "dodo.py").write_text(DODO)
     (repository / "fetchdefs/fetch/all.yml").write_text(
         f"lib:\n  description: d\n  fetch: {{type: git, repo: 'file:../../../r', revision: {commit}}}\n"
     )
@@ -307,7 +307,7 @@ def test_prune_leaves_the_repositories_of_submodules(tmp_path: Path, known: str)
     alien = git(tmp_path / "alien", "rev-parse", "HEAD")
     user = tmp_path / "user"
     (user / "fetchdefs/fetch").mkdir(parents=True)
-    (user / "dodo.py").write_text(PORCH)
+    (user / "dodo.py").write_text(DODO)
     define = "{0}:\n  description: d\n  fetch: {{type: git, repo: 'file:../../../{0}', revision: {1}}}\n".format
     (user / "fetchdefs/fetch/top.yml").write_text(define("top", commit))
     (user / "fetchdefs/fetch/alien.yml").write_text(define("alien", alien))
@@ -321,9 +321,9 @@ def test_prune_leaves_the_repositories_of_submodules(tmp_path: Path, known: str)
     for path in (user / "cache").rglob("*"):
         os.utime(path, (then, then), follow_symlinks=False)
     environ = {"PATH": "/nowhere"} if known == "without git" else {}
-    told = doit(user, "prune", **environ)
-    assert told.returncode == 0, told.stdout
-    assert len([*repositories.iterdir()]) == (4 if known == "without git" else 3), told.stdout
+    printed = doit(user, "prune", **environ)
+    assert printed.returncode == 0, printed.stdout
+    assert len([*repositories.iterdir()]) == (4 if known == "without git" else 3), printed.stdout
     for name in ("second", "third", "top"):
         shutil.rmtree(tmp_path / name)
     for name in ("v1/results", "v1/blobs", "artifacts"):
@@ -342,13 +342,13 @@ def test_offline_with_doit(tmp_path: Path) -> None:
     commit = made(tmp_path / "hosted/r", FILES)
     repository = tmp_path / "user"
     (repository / "fetchdefs/fetch").mkdir(parents=True)
-    (repository / "dodo.py").write_text(PORCH)
+    (repository / "dodo.py").write_text(DODO)
     with http(tmp_path / "hosted") as host:
         text = f"lib:\n  description: d\n  fetch: {{type: git, repo: '{host.url}/r/.git', path-prefix: p, revision: {commit}}}\n"
         (repository / "fetchdefs/fetch/all.yml").write_text(text)
-        told = doit(repository, "offline=1", "repack:lib")
-        assert told.returncode != 0
-        assert "lib: not in the cache, and the network is off" in told.stdout
+        printed = doit(repository, "offline=1", "repack:lib")
+        assert printed.returncode != 0
+        assert "lib: not in the cache, and the network is off" in printed.stdout
         assert host.requests == []
         assert ran(doit(repository, "repack:lib")) == ["fetch:lib", "repack:lib"]
     for path in (repository / "cache/doit.db", *(repository / "cache/artifacts/lib").glob("*/lib.commit")):

@@ -447,8 +447,8 @@ def test_ssh(tmp_path: Path) -> None:
         commit_archive(given, without, Silent(), ssh_key=key)
         (tmp_path / "known_hosts").write_text(known.read_text().replace("ssh-ed25519 A", "ssh-ed25519 B"))
         refused(tmp_path / "c4", wanted, environ, known_hosts=str(tmp_path / "known_hosts"))
-        told = refused(tmp_path / "c5", without, environ, known_hosts=str(known), retries="3")
-        assert "ermission denied" in str(told)
+        printed = refused(tmp_path / "c5", without, environ, known_hosts=str(known), retries="3")
+        assert "ermission denied" in str(printed)
         missing = replace(wanted, ssh_key="NO_KEY")
         assert "neither an environment variable nor a readable file" in str(refused(tmp_path / "c6", missing, environ))
 

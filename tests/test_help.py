@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tasks_lib.settings import SETTINGS
-from tests.project import CLEAN, PORCH, written
+from tests.project import CLEAN, DODO, written
 
 DOIT = str(Path(sys.executable).with_name("doit"))
 #: doit without the commands of this package.
@@ -74,7 +74,7 @@ def test_commands_of_doit(words: str, dodo: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("topic", "dodo"),
-    [("say", ""), ("say", SAY), ("fetch:lib", SAY), ("say", PORCH + SAY), ("fetch:lib", PORCH + SAY)],
+    [("say", ""), ("say", SAY), ("fetch:lib", SAY), ("say", DODO + SAY), ("fetch:lib", DODO + SAY)],
 )
 def test_tasks_of_a_user(topic: str, dodo: str, repository: Path) -> None:
     """A task of a user's own is explained as by doit, beside ours too; a name of nothing shows the commands."""
@@ -106,9 +106,9 @@ def test_the_list_loads_no_command(tmp_path: Path) -> None:
         "from doit.doit_cmd import DoitMain\nDoitMain().run(['help'])\nprint(*sys.modules)\n"
         "for name, one in DoitMain().get_cmds().to_dict().items(): print(f'  doit {name:16s}  {one.doc_purpose}')"
     )
-    status, told, err = _ended([sys.executable, "-c", code], tmp_path, "", {})
-    shown = told.partition("  doit help <task-name>")[0]
-    modules, _, purposes = told.partition("show task usage\n")[2].partition("\n")
+    status, printed, err = _ended([sys.executable, "-c", code], tmp_path, "", {})
+    shown = printed.partition("  doit help <task-name>")[0]
+    modules, _, purposes = printed.partition("show task usage\n")[2].partition("\n")
     assert (status, err) == (0, "")
     loaded = {name for name in modules.split() if name.startswith("tasks_lib.cli.")}
     assert loaded <= {"tasks_lib.cli.help", "tasks_lib.cli.commands"}
@@ -117,9 +117,9 @@ def test_the_list_loads_no_command(tmp_path: Path) -> None:
 
 def test_a_task_that_is_called_settings(repository: Path) -> None:
     """A task of that name is explained as by doit; a dodo.py that has our tasks through a module of its own has the page."""
-    written(repository, {"dodo.py": PORCH + SAY.replace("task_say", "task_settings")})
+    written(repository, {"dodo.py": DODO + SAY.replace("task_say", "task_settings")})
     assert doit(repository, "help settings") == stock(repository, "help settings")
-    written(repository, {"ours.py": PORCH, "dodo.py": "from ours import *\n"})
+    written(repository, {"ours.py": DODO, "dodo.py": "from ours import *\n"})
     assert (
         "\n    jobs, FETCH_JOBS: 3 (environment; default: 16)\n" in doit(repository, "help settings", FETCH_JOBS="3")[1]
     )
@@ -128,8 +128,8 @@ def test_a_task_that_is_called_settings(repository: Path) -> None:
 def test_a_directory_that_is_gone(tmp_path: Path) -> None:
     """In a removed directory, help on commands works; help on a task fails with the reason."""
     script = f"mkdir gone && cd gone && rmdir ../gone && {DOIT} help run >/dev/null && {DOIT} help say"
-    status, told, err = _ended(["/bin/sh", "-c", script], tmp_path, "", {})
-    assert (status, told) == (3, "")
+    status, printed, err = _ended(["/bin/sh", "-c", script], tmp_path, "", {})
+    assert (status, printed) == (3, "")
     assert err.startswith("ERROR: the current directory was removed\n") and "Traceback" not in err
 
 
@@ -139,7 +139,7 @@ def test_a_directory_that_is_gone(tmp_path: Path) -> None:
 def test_the_defaults_in_force(repository: Path) -> None:
     """`doit help run` shows the defaults of dodo.py, wherever it is, and makes nothing."""
     more = '"verbosity": 2, "check_file_uptodate": "timestamp"'
-    written(repository, {"dodo.py": PORCH + f"DOIT_CONFIG = {{**DOIT_CONFIG, {more}}}\n"})
+    written(repository, {"dodo.py": DODO + f"DOIT_CONFIG = {{**DOIT_CONFIG, {more}}}\n"})
     (repository / "elsewhere").mkdir()
     for words, directory in (
         ("help run", repository),
@@ -148,7 +148,7 @@ def test_the_defaults_in_force(repository: Path) -> None:
         ("help -k run", repository / "elsewhere"),
         ("-k run --help", repository / "elsewhere"),
     ):
-        status, told, err = doit(directory, words, FETCH_JOBS="3", COLUMNS="100")
+        status, printed, err = doit(directory, words, FETCH_JOBS="3", COLUMNS="100")
         assert (status, err) == (0, ""), words
         for text in (
             "[default: 3 downloads, other tasks one per processor] (config: num_process)",
@@ -159,16 +159,16 @@ def test_the_defaults_in_force(repository: Path) -> None:
             "[default: cache/doit.db] (config: dep_file)",
             "[default: timestamp]",
         ):
-            assert text in " ".join(told.split()), (words, text)
+            assert text in " ".join(printed.split()), (words, text)
     assert "[default: doit-fetch]" in doit(repository, "help ignore")[1]
     assert not (repository / "cache").exists()
 
 
 def test_a_run_names_the_settings(repository: Path) -> None:
     """`doit help run` names every setting with its meaning; the other commands say where they are explained."""
-    told = doit(repository, "help run", COLUMNS="100")[1].splitlines()
+    printed = doit(repository, "help run", COLUMNS="100")[1].splitlines()
     for one in SETTINGS:
-        assert any(line.startswith(f"    {one.variable or one.environ} ") for line in told), one
+        assert any(line.startswith(f"    {one.variable or one.environ} ") for line in printed), one
     assert (
         "    `doit help settings` shows every setting, its value and its origin.\n"
         in (doit(repository, "help prune")[1])
@@ -181,10 +181,10 @@ def test_options_of_doit_stand_last(name: str, repository: Path) -> None:
     found = headings(doit(repository, f"help {name}")[1])
     assert found[:2] == ["PURPOSE", "USAGE"] and found[-1] == "OPTIONS OF DOIT"
     (repository / "dodo.py").unlink()
-    status, told, err = doit(repository, f"help {name}")
-    assert (status, err, headings(told)) == (0, "", [one for one in found if one != "SETTINGS"])
-    assert "[default: dbm]" in told
-    assert doit(repository, f"{name} --help")[1] == told
+    status, printed, err = doit(repository, f"help {name}")
+    assert (status, err, headings(printed)) == (0, "", [one for one in found if one != "SETTINGS"])
+    assert "[default: dbm]" in printed
+    assert doit(repository, f"{name} --help")[1] == printed
 
 
 def test_options_of_doit_are_options(repository: Path) -> None:
@@ -195,9 +195,9 @@ def test_options_of_doit_are_options(repository: Path) -> None:
 @pytest.mark.parametrize(("dodo", "reason"), [("1 / 0", "division by zero"), ("raise SystemExit(5)", "5"), ("", "'x' for FETCH_JOBS")])  # fmt: skip
 def test_a_dodo_that_cannot_be_loaded(dodo: str, reason: str, repository: Path) -> None:
     """Help is shown all the same, with a warning that its defaults are those of doit."""
-    written(repository, {"dodo.py": f"{PORCH}{dodo}\n"})
-    status, told, err = doit(repository, "help prune", **({} if dodo else {"FETCH_JOBS": "x"}))
-    assert status == 0 and "[default: dbm]" in told
+    written(repository, {"dodo.py": f"{DODO}{dodo}\n"})
+    status, printed, err = doit(repository, "help prune", **({} if dodo else {"FETCH_JOBS": "x"}))
+    assert status == 0 and "[default: dbm]" in printed
     assert err.startswith("warning: cannot load dodo.py, showing the built-in defaults: ") and reason in err
     assert len(err.splitlines()) == 1
 
@@ -209,7 +209,7 @@ def test_the_settings(repository: Path) -> None:
     """Every setting is shown with both names, its value, where that comes from, its default and its meaning."""
     written(repository, {"pyproject.toml": "[tool.doit-fetch]\nretries = 9\nmax-entries = 7\njobs = 5\n"})
     words = "help settings retries=1 offline=yes"
-    status, told, err = doit(repository, words, FETCH_JOBS="4", FETCH_BACKOFF_S="2.5", COLUMNS="100")
+    status, printed, err = doit(repository, words, FETCH_JOBS="4", FETCH_BACKOFF_S="2.5", COLUMNS="100")
     assert (status, err) == (0, "")
     for text in (
         "    retries, FETCH_RETRIES: 1 (command line; default: 3)",
@@ -220,25 +220,25 @@ def test_the_settings(repository: Path) -> None:
         "    durability, FETCH_DURABILITY: full (default)\n        full: survives a power loss; fast: no fsync",
         '    events, FETCH_EVENTS: "" (default)',
     ):
-        assert f"\n{text}\n" in told, text
+        assert f"\n{text}\n" in printed, text
     for one in SETTINGS:
-        assert f"{one.environ}: " in told and f"\n        {one.meaning}\n" in told, one
+        assert f"{one.environ}: " in printed and f"\n        {one.meaning}\n" in printed, one
     assert not (repository / "cache").exists()
 
 
 def test_settings_that_cannot_be_used(repository: Path) -> None:
     """A value that is refused is shown as it is given, with why; the other settings are shown all the same."""
-    status, told, err = doit(repository, "help settings lock_timeout=x", FETCH_CACHE_DIR="\x1bx", COLUMNS="100")
+    status, printed, err = doit(repository, "help settings lock_timeout=x", FETCH_CACHE_DIR="\x1bx", COLUMNS="100")
     assert status == 0 and err.startswith("warning: ")
     invalid = "    lock_timeout, FETCH_LOCK_TIMEOUT_S: x (command line; default: 1800)\n"
     assert (
         f"{invalid}        seconds to wait for another process\n        invalid value 'x' for lock_timeout: expected a non-negative number"
-        in told
+        in printed
     )
-    assert "\n    cache, FETCH_CACHE_DIR: \\x1bx (environment; default: cache)\n" in told
+    assert "\n    cache, FETCH_CACHE_DIR: \\x1bx (environment; default: cache)\n" in printed
     written(repository, {"pyproject.toml": "[tool]\ndoit-fetch = 1\n"})
-    status, told, err = doit(repository, "help settings")
-    assert (status, told) == (3, "") and err.splitlines()[-2:] == [
+    status, printed, err = doit(repository, "help settings")
+    assert (status, printed) == (3, "") and err.splitlines()[-2:] == [
         "ERROR: pyproject.toml: [tool.doit-fetch] is not a table",
         "write `name = value` lines below it",
     ]
@@ -250,11 +250,11 @@ def test_no_secret_is_shown(repository: Path) -> None:
     auth = '[tool.doit-fetch.auth."h:1"]\nheader = "X-Token"\nenv = "A"\n[tool.doit-fetch.auth."g"]\nheader = "Y"\nenv = "B"\n'
     written(repository, {"pyproject.toml": auth})
     secrets["A"] = "hush"
-    status, told, err = doit(repository, "help settings", **secrets)
-    assert (status, err) == (0, "") and "hush" not in told
-    assert '\n    [tool.doit-fetch.auth."h:1"]\n        header X-Token from A (set)\n' in told
-    assert '\n    [tool.doit-fetch.auth."g"]\n        header Y from B (not set)\n' in told
-    assert "https_proxy (set)" in told and "https://host/cache (environment; default: cache)" in told
+    status, printed, err = doit(repository, "help settings", **secrets)
+    assert (status, err) == (0, "") and "hush" not in printed
+    assert '\n    [tool.doit-fetch.auth."h:1"]\n        header X-Token from A (set)\n' in printed
+    assert '\n    [tool.doit-fetch.auth."g"]\n        header Y from B (not set)\n' in printed
+    assert "https_proxy (set)" in printed and "https://host/cache (environment; default: cache)" in printed
 
 
 # --- where it is written
@@ -279,8 +279,8 @@ def test_a_reader_that_went_away(words: str, repository: Path) -> None:
 @pytest.mark.parametrize("words", PAGES)
 def test_an_output_that_takes_nothing(words: str, repository: Path) -> None:
     """A full output ends with what to do, a closed one without a word."""
-    told = b"ERROR: cannot write the output: No space left on device\ncheck its destination, then run again\n"
-    for where, expected in ((">/dev/full", (3, told)), (">&-", (0, b"")), (">&- 2>&-", (0, b""))):
+    printed = b"ERROR: cannot write the output: No space left on device\ncheck its destination, then run again\n"
+    for where, expected in ((">/dev/full", (3, printed)), (">&-", (0, b"")), (">&- 2>&-", (0, b""))):
         done = subprocess.run(["/bin/sh", "-c", f"{DOIT} {words} {where}"], cwd=repository, env=CLEAN, capture_output=True, check=False)  # fmt: skip
         assert (done.returncode, done.stderr) == expected, where
 
@@ -292,11 +292,11 @@ def on_a_terminal(directory: Path, words: str, columns: int) -> list[str]:
     environ = {name: value for name, value in CLEAN.items() if name != "COLUMNS"}
     with subprocess.Popen([DOIT, *words.split()], cwd=directory, env=environ, stdout=terminal, stderr=terminal):
         os.close(terminal)
-        told = b""
+        printed = b""
         while part := _read(controller):
-            told += part
+            printed += part
     os.close(controller)
-    return told.decode().splitlines()
+    return printed.decode().splitlines()
 
 
 def _read(controller: int) -> bytes:

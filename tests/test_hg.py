@@ -16,7 +16,7 @@ from tasks_lib.errors import ArchiveError, FetchError, HttpStatusError, ToolErro
 from tasks_lib.progress import Silent
 from tasks_lib.steps.commit import commit_archive
 from tests.origin import Origin, reply
-from tests.project import PORCH, doit, written
+from tests.project import DODO, doit, written
 from tests.test_git import make_context, members, unpacked
 
 needs_hg = pytest.mark.skipif(shutil.which("hg") is None, reason="needs hg")
@@ -121,7 +121,7 @@ def test_without_hg(tmp_path: Path) -> None:
 def test_the_tasks_of_a_changeset(tmp_path: Path) -> None:
     """A changeset is fetched, and its archive is made, as for a commit of git."""
     text = f"h:\n  description: d\n  fetch: {{type: hg, repo: 'https://h.example/h', revision: {'a' * 40}}}\n"
-    written(tmp_path, {"dodo.py": PORCH, "fetchdefs/fetch/h.yml": text})
+    written(tmp_path, {"dodo.py": DODO, "fetchdefs/fetch/h.yml": text})
     listed = doit(tmp_path, "list", "--all").stdout
     assert [line.split()[0] for line in listed.splitlines() if ":h" in line] == ["extract:h", "fetch:h", "repack:h"]
 

@@ -27,7 +27,7 @@ from tests.archives import Member, tar
 from tests.debian_project import DEBS, define, mirror
 from tests.debian_project import project as debian_project
 from tests.debian_root import needs_mmdebstrap
-from tests.project import PORCH, definition, doit, ran, written
+from tests.project import DODO, definition, doit, ran, written
 
 TREE = tar(
     [
@@ -78,7 +78,7 @@ def project(root: Path, image: str = IMAGE, version: str = "1", more: dict[str, 
     return written(
         root,
         {
-            "dodo.py": PORCH,
+            "dodo.py": DODO,
             "fetchdefs/fetch/all.yml": "".join(blocks),
             "fetchdefs/toolchain/tool.yml": TOOLCHAIN.replace("VERSION", version),
             "fetchdefs/image/small.yml": image,
@@ -247,7 +247,7 @@ def test_date(tmp_path: Path) -> None:
 def shared_store(top: Path) -> dict[str, str]:
     """Make a store and a key that signs results; return the variables of a run that writes to it."""
     (top / "store").mkdir()
-    written(top, {"dodo.py": PORCH})
+    written(top, {"dodo.py": DODO})
     assert doit(top, "store", "keygen", "ci.key").returncode == 0
     return {
         "FETCH_STORE": (top / "store").as_uri(),

@@ -14,7 +14,7 @@ import pytest
 
 from tests.archives import Member, tar
 from tests.origin import Origin, reply
-from tests.project import LIBRARY, PORCH, ROOT, TOOL, definition, doit, ran, written
+from tests.project import DODO, LIBRARY, ROOT, TOOL, definition, doit, ran, written
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def repository(tmp_path: Path, origin: Origin) -> Path:
     """Return a user's repository: one line of dodo.py, two fetches, one toolchain with a command."""
     repack = "    artifact-name: lib.tar.zst\n    strip-components: 1\n    add-prefix: lib/\n"
     files = {
-        "dodo.py": PORCH,
+        "dodo.py": DODO,
         "fetchdefs/fetch/all.yml": definition("lib", f"{origin.url}/lib-1.0.tar", LIBRARY, repack)
         + definition("tool", f"{origin.url}/tool.tar", TOOL),
         "fetchdefs/toolchain/all.yml": "built:\n  description: b\n  fetches: {fetch: [lib, {artifact: tool, dest: t}]}\n"
@@ -61,7 +61,7 @@ def test_an_archive_that_is_not_extracted(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
     listed = ", ".join(f"{{artifact: {name}, extract: false}}" if name == "asked.rar" else name for name in contents)
     files = {
-        "dodo.py": PORCH,
+        "dodo.py": DODO,
         "fetchdefs/fetch/all.yml": "".join(
             definition(name, f"file://{tmp_path}/{name}", contents[name]) for name in contents
         ),
@@ -158,7 +158,7 @@ def test_elsewhere(repository: Path, tmp_path: Path) -> None:
 def test_a_directory_whose_name_is_no_text(repository: Path) -> None:
     """In a directory whose name is not UTF-8, relative paths work; a file with such a name is refused."""
     odd = repository / os.fsdecode(b"odd\xff")
-    written(odd, {"dodo.py": PORCH, "fetchdefs/fetch/near.yml": definition("near", "file:../../near.tar", TOOL)})
+    written(odd, {"dodo.py": DODO, "fetchdefs/fetch/near.yml": definition("near", "file:../../near.tar", TOOL)})
     (odd / "near.tar").write_bytes(TOOL)
     assert ran(doit(odd, "offline=1", "extract:near")) == ["extract:near", "fetch:near"]
     assert (odd / "build/extracted/near/tool/tool.c").exists()
@@ -166,10 +166,10 @@ def test_a_directory_whose_name_is_no_text(repository: Path) -> None:
         done = doit(odd, f"fetchdefs={fetchdefs}", "list")
         assert (done.returncode, "Traceback" in done.stdout) == (3 if fetchdefs != "fetchdefs" else 0, False)
     (odd / "fetchdefs/fetch/near.yml").rename(odd / os.fsdecode(b"fetchdefs/fetch/\xe9.yml"))
-    told = (
+    printed = (
         r"ERROR: fetchdefs/fetch/\udce9.yml:1: the path is not valid UTF-8: rename it, or set a relative `fetchdefs=`"
     )
-    assert doit(odd, "list").stdout.strip() == told
+    assert doit(odd, "list").stdout.strip() == printed
 
 
 def test_offline(repository: Path, origin: Origin) -> None:
@@ -220,15 +220,15 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("case", FAILURES)
-def test_failures_are_told_in_three_lines(case: str, repository: Path) -> None:
+def test_failures_are_reported_in_three_lines(case: str, repository: Path) -> None:
     """A failed fetch says which source, expected and actual, without a traceback; -c finishes the rest."""
-    old, new, told = FAILURES[case]
+    old, new, printed = FAILURES[case]
     path = repository / "fetchdefs/fetch/all.yml"
     head, _, tail = path.read_text().partition("tool:\n")
     path.write_text(f"{head}tool:\n{tail.replace(old, new)}")
     done = doit(repository, "-c")
     assert done.returncode != 0
-    assert told in done.stdout
+    assert printed in done.stdout
     assert "Traceback" not in done.stdout
     message = done.stdout.partition("taskid:fetch:tool\n")[2].partition("\n\n")[0]
     assert len(message.strip().partition("\n    sha256:")[0].splitlines()) <= 3
@@ -254,7 +254,7 @@ def test_damaged_archive(repository: Path, origin: Origin) -> None:
     assert len(origin.requests) == 1
 
 
-def test_wrong_definitions_are_all_told(repository: Path) -> None:
+def test_wrong_definitions_are_all_reported(repository: Path) -> None:
     """Every problem of every file is printed, one line each, and nothing runs."""
     (repository / "fetchdefs/fetch/bad.yml").write_text("x: {description: d, fetch: {type: nope}}\n")
     (repository / "fetchdefs/toolchain/bad.yml").write_text("y: {descriptio: d}\n")
@@ -396,7 +396,7 @@ def test_another_dest(then: str, repository: Path) -> None:
 
 #: Says which files of the build a run opens, and which of its directories it lists.
 AUDITED = (
-    PORCH
+    DODO
     + """
 import os, sys
 log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

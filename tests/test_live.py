@@ -23,11 +23,11 @@ import pytest
 
 from tests.archives import Member, tar
 from tests.origin import Answer, Origin, OriginRequest, serving
-from tests.project import PORCH, definition
+from tests.project import DODO, definition
 from tests.test_reporter import DOIT, ENVIRON
 
 BODY = tar([Member("big", b"x" * 400_000)])
-PORCH = PORCH
+DODO = DODO
 
 
 class Terminal:
@@ -140,7 +140,7 @@ def repository(directory: Path, answer: Answer, names: list[str]) -> contextlib.
             (directory / "fetchdefs/fetch").mkdir(parents=True)
             text = "".join(definition(name, f"{origin.url}/{name}.tar", BODY) for name in names)
             (directory / "fetchdefs/fetch/a.yml").write_text(text)
-            (directory / "dodo.py").write_text(PORCH)
+            (directory / "dodo.py").write_text(DODO)
             yield origin
 
     return made()

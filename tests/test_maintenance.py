@@ -15,7 +15,7 @@ import pytest
 from tests.archives import Member, tar
 from tests.keys import Keyring, keyring
 from tests.origin import Origin, reply, serving
-from tests.project import LIBRARY, PORCH, TOOL, definition, doit, ran, written
+from tests.project import DODO, LIBRARY, TOOL, definition, doit, ran, written
 from tests.test_cache_faults import some_slow
 
 ZIPPED = tar([Member("data/numbers", b"1234567890" * 50), Member("data/words", b"abc")])
@@ -41,7 +41,7 @@ def repository(tmp_path: Path, origin: Origin) -> Path:
     top = tmp_path / "repository"
     repack = "    artifact-name: lib.tar.zst\n    strip-components: 1\n    add-prefix: lib/\n"
     files = {
-        "dodo.py": PORCH,
+        "dodo.py": DODO,
         "fetchdefs/fetch/all.yml": definition("lib", f"{origin.url}/lib-1.0.tar", LIBRARY, repack)
         + definition("data", f"{origin.url}/data.tar", ZIPPED)
         + definition("tool", f"{origin.url}/tool.tar", TOOL),
@@ -86,7 +86,7 @@ def test_intact_cache(repository: Path) -> None:
     assert "0 damaged" in done.stdout
 
 
-#: what is changed -> the kind that is told, a task that is named, what a repair says.
+#: what is changed -> the kind that is reported, a task that is named, what a repair says.
 DAMAGES = {
     "cache/v1/blobs/LIB": ("damaged blob", "fetch:lib", "repaired: fetch:lib"),
     "cache/v1/results/RESULT": ("damaged result", "repack:lib", "repaired: repack:lib"),
@@ -226,7 +226,7 @@ def test_prune_knows_the_configurations_of_every_user(repository: Path, tmp_path
     definitions = (other / "fetchdefs/fetch/all.yml").read_text() + signed
     kit = "kit:\n  description: k\n  fetches: {fetch: [lib, data]}\n  run:\n    toolchain-artifact: out\n"
     kit += "    command: 'cp lib/lib.h $UPLOAD_DIR/out'\n"
-    files = {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": definitions, "fetchdefs/toolchain/all.yml": kit}
+    files = {"dodo.py": DODO, "fetchdefs/fetch/all.yml": definitions, "fetchdefs/toolchain/all.yml": kit}
     written(other, files)
     (other / "good.asc").write_bytes(ring.public("good"))
     (other / "fetchdefs/fetch/tool.sig").write_bytes(ring.sign(TOOL, "good"))
@@ -254,8 +254,8 @@ def test_prune_removes_partial_of_finished_download(repository: Path) -> None:
     resumable.write_bytes(TOOL[:100])
     blob(repository, TOOL).unlink()
     age(repository, 2)
-    told = doit(repository, "prune").stdout
-    assert f"partial {digest}.part: 3.5 KiB: leftover, 2 h old" in told, told
+    printed = doit(repository, "prune").stdout
+    assert f"partial {digest}.part: 3.5 KiB: leftover, 2 h old" in printed, printed
     assert not left.exists()
     assert blob(repository, LIBRARY).exists()
     assert resumable.exists()
@@ -280,12 +280,12 @@ def test_bounds(repository: Path) -> None:
 
 def test_cache_command(repository: Path) -> None:
     """`doit cache` shows sizes by kind, hit rates, the largest entries by name, and the users."""
-    told = doit(repository, "cache").stdout
-    assert "blob               4" in told
-    assert "of" in told
-    assert " hits (" in told
-    assert "data/" in told
-    assert str(repository / "fetchdefs") in told
+    printed = doit(repository, "cache").stdout
+    assert "blob               4" in printed
+    assert "of" in printed
+    assert " hits (" in printed
+    assert "data/" in printed
+    assert str(repository / "fetchdefs") in printed
 
 
 def test_one_format_for_sizes(repository: Path) -> None:

@@ -16,7 +16,7 @@ from tasks_lib.errors import AllSourcesFailedError, DefinitionError
 from tasks_lib.incremental.definition_files import load
 from tasks_lib.progress import Silent
 from tests.origin import reply, serving
-from tests.project import PORCH, definition, doit, ran, written
+from tests.project import DODO, definition, doit, ran, written
 from tests.test_downloader import BODY, PINNED, sources, wanted
 
 ROOT = Path(__file__).parent.parent
@@ -174,7 +174,7 @@ def test_what_a_rule_makes_of_a_url(tmp_path: Path) -> None:
     with serving({"/a": reply(BODY)}) as origin:
         one = definition("a", f"{origin.url}/a", BODY, "    artifact-name: a\n")
         rule = "rewrite: [{match: '(http://.*/)(.*)', to: ['https://h:\\2/', direct]}]"
-        here = written(tmp_path, {"dodo.py": PORCH, "fetchdefs/fetch/a.yml": one, "fetchdefs/mirrors.yml": rule})
+        here = written(tmp_path, {"dodo.py": DODO, "fetchdefs/fetch/a.yml": one, "fetchdefs/mirrors.yml": rule})
         assert ran(doit(here)) == ["fetch:a"]
 
 
@@ -183,7 +183,7 @@ def test_a_redirect_leads_only_to_allowed_hosts(rule: str, tmp_path: Path) -> No
     """A redirect to a host that is blocked or not allowed is not followed."""
     with serving({"/b": reply(BODY)}) as other, serving({}) as origin:
         origin.answers["/a"] = reply(b"", "302 Found", Location=other.url.replace("127.0.0.1", "localhost") + "/b")
-        (tmp_path / "dodo.py").write_text(PORCH)
+        (tmp_path / "dodo.py").write_text(DODO)
         (tmp_path / "fetchdefs/fetch").mkdir(parents=True)
         (tmp_path / "fetchdefs/fetch/a.yml").write_text(definition("a", f"{origin.url}/a", BODY))
         (tmp_path / "fetchdefs/mirrors.yml").write_text(f"{rule}\nblocked-message: ask Ann\n")
@@ -202,7 +202,7 @@ def test_through_doit(tmp_path: Path) -> None:
     with serving({f"/cas/{sha}": reply(BODY)}) as cache, serving({}) as origin:
         here = tmp_path / "r"
         (here / "fetchdefs/fetch").mkdir(parents=True)
-        (here / "dodo.py").write_text(PORCH)
+        (here / "dodo.py").write_text(DODO)
         (here / "fetchdefs/fetch/a.yml").write_text(definition("a", "mirror://dead/a.bin", BODY))
         mirrors = here / "fetchdefs/mirrors.yml"
         mirrors.write_text(
@@ -227,7 +227,7 @@ def test_an_index_of_taskcluster(tmp_path: Path) -> None:
             + "/api/index/v1/task/dom.cache.level-3.content.v1.{name}.hash.{taskgraph_digest}/artifacts/public/{artifact}"
         )
         files = {
-            "dodo.py": PORCH,
+            "dodo.py": DODO,
             "fetchdefs/fetch/a.yml": definition("a", f"{cluster.url}/gone/a.bin", BODY),
             "fetchdefs/mirrors.yml": f"content-addressed: [{{url: '{url}'}}]\n",
         }

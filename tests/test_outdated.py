@@ -23,7 +23,7 @@ from tasks_lib.progress import Silent
 from tasks_lib.session import Session
 from tasks_lib.settings import Settings
 from tests.origin import Answer, Origin, OriginRequest, reply
-from tests.project import CLEAN, PORCH, PYTHONPATH, definition, doit, written
+from tests.project import CLEAN, DODO, PYTHONPATH, definition, doit, written
 from tests.repositories import committed, git, made
 from tests.test_program import program
 
@@ -57,7 +57,7 @@ def apache_page(*names: str) -> Answer:
 
 
 def project(top: Path, fetches: str) -> Path:
-    return written(top, {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": fetches})
+    return written(top, {"dodo.py": DODO, "fetchdefs/fetch/all.yml": fetches})
 
 
 def rows(top: Path, *names: str, **environ: str) -> dict[str, Any]:
@@ -355,7 +355,7 @@ def test_a_task_of_the_user_has_precedence(tmp_path: Path) -> None:
         tmp_path,
         {
             "fetchdefs/fetch/a.yml": "{}\n",
-            "dodo.py": PORCH + "def task_outdated():\n    return {'actions': ['echo mine > made']}\n",
+            "dodo.py": DODO + "def task_outdated():\n    return {'actions': ['echo mine > made']}\n",
         },
     )
     done = doit(top, "outdated")

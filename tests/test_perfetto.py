@@ -20,7 +20,7 @@ from tasks_lib.report.render import render_trace
 from tests.archives import Member, tar
 from tests.browser import BROWSER, headless
 from tests.origin import reply, serving
-from tests.project import PORCH, definition
+from tests.project import DODO, definition
 from tests.records import record
 from tests.test_reporter import doit
 
@@ -128,7 +128,7 @@ def test_a_run(opened: Callable[[str], Query], tmp_path: Path) -> None:
     """Every task of a real run is there, on the track of its worker, with its phases, and nothing was dropped."""
     names = [f"lib-{number:03}" for number in range(150)]
     files = {f"/{name}.tar": tar([Member(f"{name}/a.h", name.encode())]) for name in names}
-    (tmp_path / "dodo.py").write_text(PORCH)
+    (tmp_path / "dodo.py").write_text(DODO)
     (tmp_path / "fetchdefs/fetch").mkdir(parents=True)
     with serving({path: reply(body) for path, body in files.items()}) as origin:
         text = "".join(

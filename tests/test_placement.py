@@ -31,7 +31,7 @@ from tasks_lib.tree.cached_tree import CachedTree, DamagedTreeError, write_cache
 from tasks_lib.tree.extraction import Extraction
 from tests.archives import Member, tar
 from tests.corpus import CASES
-from tests.project import PORCH, definition
+from tests.project import DODO, definition
 from tests.test_cache_faults import NOBODY, Farm, mounted, needs_clones, needs_strace, root_only
 from tests.test_corpus import LIMITS, leaves, wanted
 from tests.test_maintenance import change
@@ -61,7 +61,7 @@ def planted(place: Path) -> Farm:
     (top / "fetchdefs/fetch").mkdir(parents=True)
     (top / "fetchdefs/toolchain").mkdir()
     (place / "a.tar").write_bytes(ARCHIVE)
-    (top / "dodo.py").write_text(PORCH)
+    (top / "dodo.py").write_text(DODO)
     (top / "fetchdefs/fetch/a.yml").write_text(definition("a", f"file://{place}/a.tar", ARCHIVE))
     kits = "".join(f"{kit}:\n  description: k\n  fetches: {{fetch: [a]}}\n" for kit in ("one", "two"))
     (top / "fetchdefs/toolchain/a.yml").write_text(kits)
@@ -156,8 +156,8 @@ def test_a_tree_that_changed_is_not_placed_again(farm: Farm, harm: str) -> None:
     """A file changed through a link or in the cache is reported, moved to quarantine and restored."""
     run(farm, "link_mode=hardlink", "toolchain:one")
     HARMS[harm](unpacked(farm) / "tree/d/numbers")
-    told = run(farm, "link_mode=hardlink", "toolchain:two")
-    assert "ignoring its unpacked tree in the cache" in told
+    printed = run(farm, "link_mode=hardlink", "toolchain:two")
+    assert "ignoring its unpacked tree in the cache" in printed
     assert leaves(farm.top / "build/two/fetches") == TREE
     assert leaves(unpacked(farm) / "tree") == TREE
     assert inodes(unpacked(farm) / "tree") == inodes(farm.top / "build/two/fetches")
@@ -192,8 +192,8 @@ def test_a_tree_of_a_shared_cache_that_changed(farm: Farm) -> None:
     edit(unpacked(farm) / "tree/d/numbers")
     before = {*farm.cache.rglob("*")}
     own = farm.top.parent / "own"
-    told = run(farm, "link_mode=hardlink", f"private_cache={own}", "toolchain:two")
-    assert "ignoring its unpacked tree in the cache" in told
+    printed = run(farm, "link_mode=hardlink", f"private_cache={own}", "toolchain:two")
+    assert "ignoring its unpacked tree in the cache" in printed
     assert leaves(farm.top / "build/two/fetches") == TREE
     assert {*farm.cache.rglob("*")} == before
     (made,) = own.glob("v1/trees/*/*")
@@ -276,8 +276,8 @@ def test_a_copied_cache(farm: Farm) -> None:
     """The trees of a cache that was copied as a whole are unpacked again; nothing is reported as damaged."""
     run(farm, "link_mode=hardlink", "toolchain:one")
     subprocess.run(["cp", "-a", "cache", "copied"], cwd=farm.top, check=True)
-    told = run(farm, "cache=copied", "build=other", "link_mode=hardlink", "verify")
-    assert "intact, but copied or touched" in told
+    printed = run(farm, "cache=copied", "build=other", "link_mode=hardlink", "verify")
+    assert "intact, but copied or touched" in printed
     run(farm, "cache=copied", "build=other", "link_mode=hardlink")
     assert leaves(farm.top / "other/one/fetches") == TREE
     assert not [*farm.top.glob("copied/v1/quarantine/*")]
@@ -331,8 +331,8 @@ def test_a_read_only_cache_serves_its_trees() -> None:
         home = top / "home"
         home.mkdir(mode=0o777)
         home.chmod(0o777)
-        told = run(farm, "link_mode=hardlink", f"build={home}/b1", "extract:one/a", before=NOBODY)
-        assert "extracting directly: the cache cannot store the unpacked tree" in told
+        printed = run(farm, "link_mode=hardlink", f"build={home}/b1", "extract:one/a", before=NOBODY)
+        assert "extracting directly: the cache cannot store the unpacked tree" in printed
         assert leaves(home / "b1/one/fetches") == TREE
         run(farm, "link_mode=hardlink", "toolchain:one")
         before = farm.files()

@@ -18,7 +18,7 @@ from tasks_lib.errors import DefinitionError, SettingError
 from tasks_lib.host import machine_platform
 from tasks_lib.platforms import name_platform, parse_platform
 from tasks_lib.settings import Settings
-from tests.project import PORCH, doit, ran, written
+from tests.project import DODO, doit, ran, written
 
 HERE = machine_platform()
 OTHER = "macos-aarch64" if HERE != "macos-aarch64" else "linux-x86_64"
@@ -207,7 +207,7 @@ def project(tmp_path: Path) -> Path:
     return written(
         tmp_path,
         {
-            "dodo.py": PORCH,
+            "dodo.py": DODO,
             "fetchdefs/fetch/f.yml": yaml.safe_dump(described, sort_keys=False),
             "fetchdefs/toolchain/t.yml": yaml.safe_dump(toolchains, sort_keys=False),
         },

@@ -12,7 +12,7 @@ import pytest
 from tasks_lib.engine import base_command
 from tasks_lib.incremental import path_notes
 from tests.origin import Origin, reply
-from tests.project import CLEAN, LIBRARY, PORCH, PYTHONPATH, definition, doit, written
+from tests.project import CLEAN, DODO, LIBRARY, PYTHONPATH, definition, doit, written
 
 PLAIN = b"a plain file\n"
 SCRIPT = '#!/bin/sh\nmkdir -p "$UPLOAD_DIR"\ncp plain.txt "$UPLOAD_DIR/kit"\nchmod +x "$UPLOAD_DIR/kit"\n'
@@ -260,7 +260,7 @@ def test_offline(top: Path, origin: Origin) -> None:
     """`--offline` and `offline=1` mean the same for every command, and for `doit` itself."""
     for case, (words, status) in OFFLINE.items():
         if words[0] == "run-of-doit":
-            (top / "dodo.py").write_text(PORCH)
+            (top / "dodo.py").write_text(DODO)
             done = doit(top, "run", *words[1:])
         else:
             done = program(top, *words)
@@ -316,7 +316,7 @@ def test_a_new_project_on_a_full_disk(tmp_path: Path) -> None:
 def test_a_new_project(tmp_path: Path) -> None:
     """`init` asks nothing, keeps files that exist, and what it makes loads."""
     assert program(tmp_path, "init").returncode == 0
-    (tmp_path / "dodo.py").write_text(PORCH + "# mine\n")
+    (tmp_path / "dodo.py").write_text(DODO + "# mine\n")
     assert "kept dodo.py" in program(tmp_path, "init").stdout
     with (tmp_path / "fetchdefs/fetch/fetches.yml").open("a") as file:  # below the comments, as one does
         file.write(definition("plain", "https://h.example/plain.txt", PLAIN))
@@ -359,7 +359,7 @@ def test_a_pyproject_that_is_broken(top: Path) -> None:
 
 def test_doit_path(top: Path) -> None:
     """`doit path` prints the same path."""
-    (top / "dodo.py").write_text(PORCH)
+    (top / "dodo.py").write_text(DODO)
     assert doit(top, "path", "plain").stdout == f"{top}/build/artifacts/plain/plain.txt\n"
     assert doit(top, "path", "--tree", "kit").stdout.endswith(f"{top}/build/kit\n")
     offline = doit(top, "path", "lib", "--offline")
@@ -368,7 +368,7 @@ def test_doit_path(top: Path) -> None:
 
 def test_a_name_that_no_definition_has(top: Path) -> None:
     """Every command about definitions takes the same words, and refuses an unknown one with the same status."""
-    (top / "dodo.py").write_text(PORCH)
+    (top / "dodo.py").write_text(DODO)
     words = {"path": "plane", "update": "z*", "audit": "toolchain:plain", "export": "fetch:kit"}
     for command, word in words.items():
         done = doit(top, command, *(("url", "out") if command == "export" else ()), word)
@@ -388,7 +388,7 @@ def task_{0}():
 @pytest.mark.parametrize("names", [("path", "why"), pytest.param(NEW_COMMANDS, marks=pytest.mark.slow)])
 def test_a_task_with_the_name_of_a_command(names: tuple[str, ...], top: Path) -> None:
     """A user's task runs, with a sentence, wherever its dodo.py is; `doit-fetch` and other commands still work."""
-    (top / "own.py").write_text(PORCH + "".join(map(MINE.format, NEW_COMMANDS)))
+    (top / "own.py").write_text(DODO + "".join(map(MINE.format, NEW_COMMANDS)))
     for name in names:
         done = doit(top / "fetchdefs", "-f", "../own.py", name)
         assert done.returncode == 0, done.stdout

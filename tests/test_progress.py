@@ -15,7 +15,7 @@ from tasks_lib.errors import CancelledError
 from tasks_lib.fs.locks import locked
 from tasks_lib.progress import Facts, LineProgress, Silent, describe_wait
 from tests.origin import reply, serving
-from tests.project import CLEAN, PORCH, ROOT, TOOL, definition, written
+from tests.project import CLEAN, DODO, ROOT, TOOL, definition, written
 
 FETCH_CONTENT = ("-c", "from tasks_lib.fetch_content.command import main; raise SystemExit(main())", "static-url")
 
@@ -84,7 +84,7 @@ def test_one_sentence_for_one_wait(words: tuple[str, ...], tmp_path: Path) -> No
     cache, digest = tmp_path / "cache", hashlib.sha256(TOOL).hexdigest()
     with serving({"/tool.tar": reply(TOOL)}) as origin:
         url = f"{origin.url}/tool.tar"
-        written(tmp_path, {"dodo.py": PORCH, "fetchdefs/fetch/a.yml": definition("tool", url, TOOL)})
+        written(tmp_path, {"dodo.py": DODO, "fetchdefs/fetch/a.yml": definition("tool", url, TOOL)})
         (cache / "v1/locks").mkdir(parents=True)
         asked = ["fetch:tool"] if "doit" in words else ["--sha256", digest, "--size", str(len(TOOL)), url, "out"]
         limits = {"FETCH_LOCK_TIMEOUT_S": "0.2", "FETCH_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
@@ -97,5 +97,5 @@ def test_one_sentence_for_one_wait(words: tuple[str, ...], tmp_path: Path) -> No
                 text=True,
                 check=False,
             )
-    told = [line for line in (done.stdout + done.stderr).splitlines() if "waiting for process" in line]
-    assert [line.removeprefix("fetch:tool: ") for line in told] == [f"waiting for process {os.getpid()}"], done
+    printed = [line for line in (done.stdout + done.stderr).splitlines() if "waiting for process" in line]
+    assert [line.removeprefix("fetch:tool: ") for line in printed] == [f"waiting for process {os.getpid()}"], done

@@ -16,7 +16,7 @@ import pytest
 import doit_fetch
 from doit_fetch import Project, errors
 from tests.origin import Origin, reply
-from tests.project import CLEAN, LIBRARY, PORCH, PYTHONPATH, TOOL, definition, doit, ran, written
+from tests.project import CLEAN, DODO, LIBRARY, PYTHONPATH, TOOL, definition, doit, ran, written
 
 PLAIN = b"a plain file\n"
 TOOLCHAIN = """
@@ -337,7 +337,7 @@ def test_projects_that_share_a_cache(top: Path, tmp_path: Path, origin: Origin) 
     for name in ("one", "two"):
         here = tmp_path / name
         shutil.copytree(top / "fetchdefs", here / "fetchdefs")
-        written(here, {"dodo.py": PORCH + once, "build.sh": SCRIPT})
+        written(here, {"dodo.py": DODO + once, "build.sh": SCRIPT})
         done = doit(here, "once", "fetch:plain", **environ)
         assert "made here" in done.stdout, done.stdout
         assert "made here" not in doit(here, "once", **environ).stdout

@@ -9,7 +9,7 @@ import pytest
 
 from tasks_lib.export import LAYOUTS
 from tests.origin import Origin, reply
-from tests.project import LIBRARY, PORCH, ROOT, definition, doit, written
+from tests.project import DODO, LIBRARY, ROOT, definition, doit, written
 from tests.test_export_tools import mirror
 from tests.test_program import program
 
@@ -177,5 +177,5 @@ def test_the_sample(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_task_of_that_name(top: Path) -> None:
     """A task of dodo.py that is called `prove` runs instead."""
-    written(top, {"dodo.py": PORCH + "def task_prove():\n    return {'actions': ['echo mine'], 'verbosity': 2}\n"})
+    written(top, {"dodo.py": DODO + "def task_prove():\n    return {'actions': ['echo mine'], 'verbosity': 2}\n"})
     assert "mine" in doit(top, "prove").stdout

@@ -17,7 +17,7 @@ import pytest
 import zstandard
 
 from tests.archives import Member, tar
-from tests.project import PORCH, definition, doit, ran, written
+from tests.project import DODO, definition, doit, ran, written
 
 pytestmark = pytest.mark.slow
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -73,7 +73,7 @@ def nginx(tmp_path: Path) -> Iterator[Server]:
 
 def repository(tmp_path: Path, fetches: str, toolchains: str = "", script: str = "") -> Path:
     files = {
-        "dodo.py": PORCH,
+        "dodo.py": DODO,
         "fetchdefs/fetch/all.yml": fetches,
         "fetchdefs/toolchain/all.yml": toolchains,
         "fetchdefs/toolchain/build.sh": script,
@@ -97,7 +97,7 @@ def test_newer_versions_in_a_listing(nginx: Server, tmp_path: Path) -> None:
         definition(name, f"{nginx.url}/{file}", b"x")
         for name, file in (("hello", "hello-1.9.0.tar.gz"), ("long", f"{long}-1.0.tgz"))
     )
-    top = written(tmp_path / "top", {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": fetches})
+    top = written(tmp_path / "top", {"dodo.py": DODO, "fetchdefs/fetch/all.yml": fetches})
     done = doit(top, "outdated", "--json")
     assert done.returncode == 1, done.stdout
     assert {row["name"]: row["newest"] for row in json.loads(done.stdout)} == {"hello": "1.10.0", "long": "1.1"}

@@ -178,14 +178,14 @@ class Listener(Silent):
         (["d/\u00e9", "d/e\u0301"], "d/\u00e9"),
     ],
 )
-def test_twins_are_told(names: list[str], twin: str | None) -> None:
+def test_twins_are_named(names: list[str], twin: str | None) -> None:
     """Warn if two names of one directory differ only in case or Unicode form; ignore equal names in two directories."""
     heard = Listener()
     archive.repack(
         io.BytesIO(tar([Member(name, b"1") for name in names])), name="a", format="tar", reshape=Reshape(),
         limits=Limits(), mtime=0, spool=io.BytesIO(), write=io.BytesIO().write, progress=heard,
     )  # fmt: skip
-    told = (
+    printed = (
         f"'{twin}' differs from another name only in case or Unicode form: some file systems can store only one of them"
     )
-    assert heard.warnings == ([told] if twin else [])
+    assert heard.warnings == ([printed] if twin else [])

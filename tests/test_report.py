@@ -91,8 +91,8 @@ def test_no_advice(case: str) -> None:
 @pytest.mark.parametrize("case", ADVICE)
 def test_advice(case: str) -> None:
     """Each finding is a sentence with figures and a next step."""
-    made, told = ADVICE[case]
-    assert any(told in sentence for sentence in build_advice(made)), build_advice(made)
+    made, printed = ADVICE[case]
+    assert any(printed in sentence for sentence in build_advice(made)), build_advice(made)
 
 
 def test_nothing_to_advise() -> None:
@@ -242,13 +242,13 @@ REFUSALS = {
 @pytest.mark.parametrize("case", REFUSALS)
 def test_no_record(case: str, repository: Path) -> None:
     """Without a usable record `doit report` says so in a line or two, with what to do."""
-    text, told = REFUSALS[case]
+    text, printed = REFUSALS[case]
     (repository / "build").mkdir()
     if text is not None:
         (repository / "build/.run.json").write_text(text)
     done = doit(repository, "report")
     assert done.returncode == 3
-    assert told in done.stderr
+    assert printed in done.stderr
     assert "run `doit` " in done.stderr
     assert "Traceback" not in done.stderr
 

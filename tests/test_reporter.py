@@ -17,7 +17,7 @@ import pytest
 
 from tests import zygote
 from tests.origin import Origin, in_turn, reply, serving
-from tests.project import CLEAN, PORCH, PYTHONPATH, TOOL, definition, written
+from tests.project import CLEAN, DODO, PYTHONPATH, TOOL, definition, written
 
 ENVIRON = {
     name: value
@@ -233,7 +233,7 @@ def test_commands_of_a_ci_from_outside(ci: str, tmp_path: Path) -> None:
     answer = reply(f"{evil}\n::set-env name=A::b\n##[group]".encode(), f"403 No {evil}")
     with serving({"/a": answer}) as origin:
         text = definition("lib", f"{origin.url}/a", b"x").replace("the lib", f'"{evil}"')
-        written(tmp_path, {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": text})
+        written(tmp_path, {"dodo.py": DODO, "fetchdefs/fetch/all.yml": text})
         shown = [
             doit(tmp_path, *words, **{ci: "true"}) for words in (["fetch"], ["list", "--all"], ["info", "fetch:lib"])
         ]
@@ -295,15 +295,15 @@ def test_other_processes_are_not_heard(repository: Path) -> None:
     assert "cache" not in done.stdout
 
 
-def test_asking_again_is_told(repository: Path, origin: Origin) -> None:
+def test_asking_again_is_reported(repository: Path, origin: Origin) -> None:
     """A line reports which source is retried, after how long, and why."""
     origin.answers["/tool.tar"] = in_turn(reply(b"", "503 Service Unavailable"), reply(TOOL))
     done = doit(repository, "fetch:tool", FETCH_RETRIES="1", FETCH_BACKOFF_S="0.01")
     assert done.returncode == 0
-    told = [line for line in masked(done.stdout, origin).splitlines() if ": retries " in line]
-    assert len(told) == 1
-    assert told[0].startswith("fetch:tool: retries http://ORIGIN/tool.tar in T s: ")
-    assert "503" in told[0]
+    printed = [line for line in masked(done.stdout, origin).splitlines() if ": retries " in line]
+    assert len(printed) == 1
+    assert printed[0].startswith("fetch:tool: retries http://ORIGIN/tool.tar in T s: ")
+    assert "503" in printed[0]
 
 
 @pytest.mark.parametrize("verbosity", [0, 1, 2])
@@ -325,7 +325,7 @@ def test_a_dead_origin_is_named(tmp_path: Path, origin: Origin) -> None:
     origin.answers["/data"] = reply(b"data")
     mirrors = f"    mirrors: [{origin.url}/data]\n"
     text = definition("data", "http://127.0.0.1:1/data", b"data", mirrors)
-    here = written(tmp_path / "here", {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": text})
+    here = written(tmp_path / "here", {"dodo.py": DODO, "fetchdefs/fetch/all.yml": text})
     lines = doit(here, FETCH_EVENTS="events").stdout.splitlines()
     assert f"from mirror {origin.url}/data (origin: connection refused" in lines[1]
     assert any(line.startswith("  origin 127.0.0.1:1 failed for 1 file: connection refused") for line in lines)

@@ -39,7 +39,7 @@ from tasks_lib.steps.commit import commit_archive
 from tasks_lib.transport import Transport
 from tests.githost import http
 from tests.origin import Origin, OriginRequest, in_turn, reply, serving
-from tests.project import CLEAN, PORCH, ROOT, definition, written
+from tests.project import CLEAN, DODO, ROOT, definition, written
 from tests.repositories import FILES, made
 from tests.test_downloader import BODY, wanted
 from tests.test_git import make_context, source
@@ -181,11 +181,11 @@ TOO_LONG: dict[str, tuple[Callable[[], str], str]] = {
 @pytest.mark.parametrize("case", TOO_LONG)
 def test_a_longer_wait_ends_the_source(tmp_path: Path, user: str, case: str) -> None:
     """Each user gives up at once when the wait exceeds its deadline; the error has both times and the setting."""
-    (ask, server), (text, told) = USERS[user], TOO_LONG[case]
+    (ask, server), (text, printed) = USERS[user], TOO_LONG[case]
     watching = Watching()
     with server(tmp_path) as one:
         one.refuse(text(), 9)
-        with pytest.raises(FetchError, match=rf"503.*{told}, but \d.* s are left.*FETCH_TOTAL_TIMEOUT_S=\d+ allows"):
+        with pytest.raises(FetchError, match=rf"503.*{printed}, but \d.* s are left.*FETCH_TOTAL_TIMEOUT_S=\d+ allows"):
             ask(tmp_path, (one.url,), TOTAL_S, watching)
         assert one.requests() == 1
     assert watching.waits == []
@@ -316,13 +316,13 @@ BUSY = reply(b"", "503 Busy", Retry_After="7200")
 
 def doit_download(root: Path, origin: Origin) -> list[str]:
     text = definition("lib", f"{origin.url}/a", BODY)
-    written(root, {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": text})
+    written(root, {"dodo.py": DODO, "fetchdefs/fetch/all.yml": text})
     return ["doit", "-r", "lines", "fetch:lib"]
 
 
 def doit_repository(root: Path, origin: Origin) -> list[str]:
     text = f"r:\n  description: r\n  fetch: {{type: git, repo: {origin.url}, revision: {'a' * 40}}}\n"
-    written(root, {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": text})
+    written(root, {"dodo.py": DODO, "fetchdefs/fetch/all.yml": text})
     return ["doit", "-r", "lines", "fetch:r"]
 
 
@@ -354,7 +354,7 @@ COMMANDS: dict[str, tuple[Callable[[Path, Origin], list[str]], str, int]] = {
 @pytest.mark.parametrize("case", COMMANDS)
 def test_an_interrupt_ends_a_wait(tmp_path: Path, case: str) -> None:
     """Ctrl-C ends each command that waits for hours, after one request."""
-    command, told, status = COMMANDS[case]
+    command, printed, status = COMMANDS[case]
     paths = ("/a", "/info/refs", "/api/queue/v1/task/TASK/artifacts/public/a", "/api/secrets/v1/secret/s")
     with serving(dict.fromkeys(paths, BUSY)) as origin:
         fetches = json.dumps([{"artifact": "public/a", "task": "TASK", "extract": False}])
@@ -366,7 +366,7 @@ def test_an_interrupt_ends_a_wait(tmp_path: Path, case: str) -> None:
             cwd=tmp_path, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         ) as process:  # fmt: skip
             assert process.stdout is not None
-            before = list(itertools.takewhile(lambda line: told not in line, process.stdout))
+            before = list(itertools.takewhile(lambda line: printed not in line, process.stdout))
             process.send_signal(signal.SIGINT)
             after = process.communicate()[0]
         assert process.returncode == status, "".join(before) + after

@@ -62,8 +62,8 @@ def test_long_tasks_are_reported_again() -> None:
     for second in range(2, 62):
         said.say(second, "fetch:a", "advance", size=1024)
         said.face.beat(float(second))
-    told = [line for line in said.text.splitlines() if line.startswith("..")]
-    assert told == [
+    printed = [line for line in said.text.splitlines() if line.startswith("..")]
+    assert printed == [
         ".. fetch:a: body: 29.0 KiB of 100.0 KiB, 1.0 KiB/s, 71 s left",
         ".. fetch:a: body: 59.0 KiB of 100.0 KiB, 1.0 KiB/s, 41 s left",
     ]
@@ -234,5 +234,5 @@ WORDS: dict[str, tuple[Any, dict[Any, str]]] = {
 @pytest.mark.parametrize("case", WORDS)
 def test_words(case: str) -> None:
     """Numbers are shown with few digits and a unit."""
-    told, table = WORDS[case]
-    assert {value: told(value) for value in table} == table
+    printed, table = WORDS[case]
+    assert {value: printed(value) for value in table} == table

@@ -14,10 +14,10 @@ import pytest
 from tasks_lib.engine.pools import Pools
 from tasks_lib.fs.system_calls import usable_cores
 from tests.origin import OriginRequest, reply, serving
-from tests.project import CLEAN, LIBRARY, PORCH, PYTHONPATH, definition, doit, ran
+from tests.project import CLEAN, DODO, LIBRARY, PYTHONPATH, definition, doit, ran
 
 CORES = usable_cores()
-DODO = """
+ASYNC_DODO = """
 import asyncio, threading, time
 from pathlib import Path
 from doit.tools import run_once
@@ -40,7 +40,7 @@ def many(kind, count, pool, seconds=0.05, **more):
 
 
 def project(tmp_path: Path, tasks: str) -> Path:
-    (tmp_path / "dodo.py").write_text(DODO + tasks)
+    (tmp_path / "dodo.py").write_text(ASYNC_DODO + tasks)
     return tmp_path
 
 
@@ -173,10 +173,10 @@ def test_no_exception_ends_a_worker(case: str, tmp_path: Path) -> None:
         'def task_all():\n    yield from many("net", 30, "network", 0.01, uptodate=[run_once])\n',
     )
     with start(directory, "-c") as process:
-        told = process.communicate(timeout=100)[0]
+        printed = process.communicate(timeout=100)[0]
     assert process.returncode == 2
-    assert f"{case} in an action" in told
-    assert told.count(".  net:") == 30
+    assert f"{case} in an action" in printed
+    assert printed.count(".  net:") == 30
     assert ran(doit(directory, "net")) == []
 
 
@@ -230,10 +230,10 @@ def test_a_signal_ends_a_run_cleanly(case: str, tmp_path: Path) -> None:
     with start(directory) as process:
         until(directory / "log", "begin deaf" if action == "deaf" else "begin p")
         process.send_signal(number)
-        told = process.communicate(timeout=60)[0]
-    assert process.returncode == status, told
-    assert "Traceback" not in told
-    assert "Failed" not in told
+        printed = process.communicate(timeout=60)[0]
+    assert process.returncode == status, printed
+    assert "Traceback" not in printed
+    assert "Failed" not in printed
     assert ran(doit(directory, "net")) == []
 
 
@@ -252,10 +252,10 @@ def test_a_signal_that_does_not_wake_the_main_thread(tmp_path: Path) -> None:
     """A signal ends the run also when a worker receives it while the main thread waits."""
     with start(project(tmp_path, STRUCK)) as process:
         try:
-            told = process.communicate(timeout=60)[0]
+            printed = process.communicate(timeout=60)[0]
         finally:
             process.kill()
-    assert process.returncode == 130, told
+    assert process.returncode == 130, printed
 
 
 def test_ignored_signals_stay_ignored(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_ignored_signals_stay_ignored(tmp_path: Path) -> None:
 def test_a_stubborn_command_is_stopped_with_all_it_started(tmp_path: Path) -> None:
     """A toolchain's command that ignores SIGTERM, and its children, end with doit."""
     files = {
-        "dodo.py": PORCH,
+        "dodo.py": DODO,
         "fetchdefs/toolchain/t.yml": "slow:\n  description: d\n  run: {script: s.sh}\n",
         "fetchdefs/toolchain/s.sh": "#!/bin/sh\ntrap '' TERM\nsleep 987 & echo $! >child\necho $$ >self\nwhile :; do sleep 987; done\n",
     }
@@ -283,8 +283,8 @@ def test_a_stubborn_command_is_stopped_with_all_it_started(tmp_path: Path) -> No
     with start(tmp_path) as process:
         until(tmp_path / "build/slow/fetches/self", "\n")
         process.send_signal(signal.SIGINT)
-        told = process.communicate(timeout=60)[0]
-    assert process.returncode == 130, told
+        printed = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, printed
     for name in ("self", "child"):
         number = (tmp_path / "build/slow/fetches" / name).read_text().strip()
         status = Path(f"/proc/{number}/status")
@@ -310,7 +310,7 @@ def test_an_interrupted_download_is_resumed(tmp_path: Path) -> None:
             send(body[start : start + (1 << 16)])
             time.sleep(0.02)
 
-    (tmp_path / "dodo.py").write_text(PORCH)
+    (tmp_path / "dodo.py").write_text(DODO)
     with serving({"/big": halting, "/small": reply(b"x")}) as origin:
         path = tmp_path / "fetchdefs/fetch/all.yml"
         path.parent.mkdir(parents=True)
@@ -322,8 +322,8 @@ def test_an_interrupted_download_is_resumed(tmp_path: Path) -> None:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
             process.send_signal(signal.SIGINT)
-            told = process.communicate(timeout=60)[0]
-        assert process.returncode == 130, told
+            printed = process.communicate(timeout=60)[0]
+        assert process.returncode == 130, printed
         assert ran(doit(tmp_path)) == ["fetch:big"]
     assert asked[0] == ""
     assert re.fullmatch(r"bytes=[1-9]\d*-", asked[1])
@@ -331,7 +331,7 @@ def test_an_interrupted_download_is_resumed(tmp_path: Path) -> None:
 
 def test_offline_lists_everything_at_once(tmp_path: Path) -> None:
     """Before anything runs, every missing fetch of the requested graph is reported; other definitions are not checked."""
-    (tmp_path / "dodo.py").write_text(PORCH)
+    (tmp_path / "dodo.py").write_text(DODO)
     (tmp_path / "fetchdefs/fetch").mkdir(parents=True)
     (tmp_path / "fetchdefs/toolchain").mkdir()
     (tmp_path / "local").write_bytes(b"here")

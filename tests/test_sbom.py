@@ -19,7 +19,7 @@ from tasks_lib.pins.materials import list_materials
 from tasks_lib.session import Session
 from tasks_lib.settings import Settings
 from tests.archives import Member, tar
-from tests.project import CLEAN, PORCH, PYTHONPATH, definition, doit, written
+from tests.project import CLEAN, DODO, PYTHONPATH, definition, doit, written
 from tests.test_program import program
 
 CONTENT = b"content"
@@ -50,7 +50,7 @@ def top(tmp_path: Path) -> Path:
     fetches += f"git:\n  description: \"a 'quoted' <text> \u00e9\"\n  fetch: {{type: git, repo: 'https://example.net/r.git', revision: {COMMIT}}}\n"
     fetches += f"hg:\n  description: d\n  fetch: {{type: hg, repo: 'https://example.net/h', revision: {COMMIT}}}\n"
     toolchain = "kit:\n  description: d\n  fetches: {fetch: [plain, git]}\n  run: {command: ['true'], toolchain-artifact: x.tar}\n"
-    files = {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": fetches, "fetchdefs/toolchain/all.yml": toolchain}
+    files = {"dodo.py": DODO, "fetchdefs/fetch/all.yml": fetches, "fetchdefs/toolchain/all.yml": toolchain}
     return written(tmp_path / "top", files)
 
 

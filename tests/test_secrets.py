@@ -20,7 +20,7 @@ from tasks_lib.steps.commit import commit_archive
 from tasks_lib.transport.secrets import SentSecrets
 from tests.githost import http
 from tests.origin import Origin, reply, serving
-from tests.project import LIBRARY, PORCH, definition, doit, written
+from tests.project import DODO, LIBRARY, definition, doit, written
 from tests.repositories import made
 from tests.test_git import make_context, source
 from tests.test_trust import CA, https
@@ -29,7 +29,7 @@ CONTENT = b"the content"
 
 
 def project(root: Path, definitions: str) -> Path:
-    return written(root, {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": definitions})
+    return written(root, {"dodo.py": DODO, "fetchdefs/fetch/all.yml": definitions})
 
 
 def succeed(root: Path, *words: str, **environ: str) -> str:
@@ -100,7 +100,7 @@ def test_the_environment_counts_when_a_request_is_made(tmp_path: Path, origin: O
     origin.answers["/x"] = reply(CONTENT)
     headers = '    headers: {Private-Token: "${MY_TOKEN}"}\n'
     root = project(tmp_path, definition("x", f"{origin.url}/x", CONTENT, headers))
-    (root / "dodo.py").write_text(PORCH + "import os\nos.environ['MY_TOKEN'] = 'ENVSECRET'\n")
+    (root / "dodo.py").write_text(DODO + "import os\nos.environ['MY_TOKEN'] = 'ENVSECRET'\n")
     done = doit(root, http_proxy=origin.url)
     assert "the proxy would receive the values of `headers` unencrypted\nadd 127.0.0.1 to no_proxy" in done.stdout
     assert origin.requests == []

@@ -56,7 +56,7 @@ def test_the_cache_of_a_user(case: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "printed"),
     [
         ("retrys = 1", "unknown key 'retrys'\ndid you mean retries"),
         ("retries = 'many'", r"invalid value 'many' for \[tool.doit-fetch\] retries: expected a non-negative number"),
@@ -77,10 +77,10 @@ def test_the_cache_of_a_user(case: str, monkeypatch: pytest.MonkeyPatch) -> None
         ('build = "a\\u0000"', "expected a string"),
     ],
 )
-def test_pyproject_is_judged(text: str, told: str, tmp_path: Path) -> None:
+def test_pyproject_is_judged(text: str, printed: str, tmp_path: Path) -> None:
     """A key that is not known, a value that cannot be used and broken TOML are refused with a hint."""
     (tmp_path / "pyproject.toml").write_text(f"[tool.doit-fetch]\n{text}\n")
-    with pytest.raises(SettingError, match=told):
+    with pytest.raises(SettingError, match=printed):
         Settings.parse(variables={}, environ={}, project=load_project(tmp_path / "pyproject.toml").table)
 
 
@@ -109,7 +109,7 @@ def test_credentials(host: str, expected: tuple[str, int], tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("host", "text", "told"),
+    ("host", "text", "printed"),
     [
         ('."https://h"', AUTH, 'auth."https://h"]: expected HOST or HOST:PORT'),
         ('."h:99999"', AUTH, "expected HOST or HOST:PORT"),
@@ -123,11 +123,11 @@ def test_credentials(host: str, expected: tuple[str, int], tmp_path: Path) -> No
         ("", 'h = "S3CRET"', "expected exactly the keys"),
     ],
 )
-def test_credentials_are_judged(host: str, text: str, told: str, tmp_path: Path) -> None:
+def test_credentials_are_judged(host: str, text: str, printed: str, tmp_path: Path) -> None:
     """A mistake in a credential is reported with its host, never with a value, which may be a misplaced secret."""
     with pytest.raises(SettingError) as caught:
         credentials(host, text, tmp_path)
-    assert told in str(caught.value)
+    assert printed in str(caught.value)
     assert "S3CRET" not in str(caught.value)
 
 
@@ -171,12 +171,12 @@ def test_a_directory_is_one_that_can_be(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "gone").symlink_to("nowhere")
     monkeypatch.chdir(tmp_path)
-    for text, told in (
+    for text, printed in (
         ("loop", "invalid value 'loop' for cache: Too many levels of symbolic links\ncorrect the path"),
         ("x" * 300, "for cache: File name too long"),
         ("gone", "invalid value 'gone' for cache: dangling symlink"),
     ):
-        with pytest.raises(SettingError, match=told):
+        with pytest.raises(SettingError, match=printed):
             Settings.parse(variables={"cache": text}, environ={})
     (tmp_path / "build").symlink_to("nowhere")
     with pytest.raises(SettingError, match=r"^invalid value 'build' for FETCH_BUILD_DIR: dangling symlink"):
@@ -242,7 +242,7 @@ def test_proxies_and_trust() -> None:
     assert (dict(found.proxies), found.ca_bundle, found.netrc) == ({"https": "http://p:1"}, "/ca", "/n")
 
 
-def test_what_is_nearly_a_setting_is_told() -> None:
+def test_what_is_nearly_a_setting_is_reported() -> None:
     """A misspelt setting is reported, since it has no effect; names of other programs are not."""
     environ = ["FETCH_JOBZ", "FETCH_CACHE", "FETCH_RETRIES", "FETCH_TOKEN", "FETCH_HOST", "JOBS", "FETCHED"]
     assert find_misspelt(["offlin", "job", "jobs", "target"], environ) == [

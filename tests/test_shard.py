@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tasks_lib.errors import SettingError
 from tasks_lib.shard import Shard, pack_shares, unpack_shares
 from tests.origin import OriginRequest, reply, serving
-from tests.project import LIBRARY, PORCH, definition, doit, ran, written
+from tests.project import DODO, LIBRARY, definition, doit, ran, written
 from tests.test_runner import start
 
 KEYS = st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**40)), max_size=60)
@@ -87,7 +87,7 @@ def test_refused(text: str, environ: Mapping[str, str], message: str) -> None:
 
 def test_a_bare_run(tmp_path: Path) -> None:
     """A bare run makes the fetches of its shard; all shards together make all; a named task is made with all it needs."""
-    (tmp_path / "dodo.py").write_text(PORCH)
+    (tmp_path / "dodo.py").write_text(DODO)
     (tmp_path / "fetchdefs/fetch").mkdir(parents=True)
     files = {f"d{number}": b"%d" % (number // 2) for number in range(12)}
     for name, content in files.items():
@@ -112,7 +112,7 @@ def test_a_bare_run(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_platforms(tmp_path: Path) -> None:
     """All shards together are what a bare run makes, also beside content of other platforms."""
-    (tmp_path / "dodo.py").write_text(PORCH)
+    (tmp_path / "dodo.py").write_text(DODO)
     (tmp_path / "fetchdefs/fetch").mkdir(parents=True)
     text = ""
     for number in range(6):
@@ -149,15 +149,15 @@ def test_a_shard_is_lost(tmp_path: Path) -> None:
         runs = []
         for number in range(1, 5):
             place = tmp_path / str(number)
-            written(place, {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": text})
+            written(place, {"dodo.py": DODO, "fetchdefs/fetch/all.yml": text})
             environ = {"FETCH_STORE": (tmp_path / "store").as_uri(), "FETCH_STORE_WRITE": "always"}
             runs.append((place, (f"shard={number}/4",), environ))
         processes = [start(place, *words, **environ) for place, words, environ in runs]
         while len(origin.requests) < 40:
             time.sleep(0.01)
         processes[2].kill()
-        told = [process.communicate(timeout=120)[0] for process in processes]
-        assert [process.returncode for process in processes] == [0, 0, -signal.SIGKILL, 0], told
+        printed = [process.communicate(timeout=120)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0, -signal.SIGKILL, 0], printed
         shutil.rmtree(runs[2][0] / "cache", ignore_errors=True)  # the next job is another machine
         again = doit(runs[2][0], *runs[2][1], **runs[2][2])
         assert again.returncode == 0, again.stdout
@@ -188,7 +188,7 @@ def test_a_slow_store_slows_a_shard(tmp_path: Path) -> None:
     puts: list[str] = []
     with serving({path: reply(body) for path, body in bodies.items()}) as origin, serving(SlowStore()) as store:  # type: ignore[arg-type]
         text = "".join(definition(path[1:], origin.url + path, body) for path, body in bodies.items())
-        written(tmp_path, {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": text})
+        written(tmp_path, {"dodo.py": DODO, "fetchdefs/fetch/all.yml": text})
         environ = {"FETCH_STORE": f"{store.url}/x", "FETCH_STORE_WRITE": "always"}
         done = doit(tmp_path, "shard=1/1", **environ)
         assert done.returncode == 0, done.stdout

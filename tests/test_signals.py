@@ -14,7 +14,7 @@ import pytest
 
 from tests.archives import Member, tar
 from tests.origin import Origin, OriginRequest, serving
-from tests.project import PORCH, definition, doit, ran
+from tests.project import DODO, definition, doit, ran
 from tests.test_runner import start, until
 
 COUNT = 40
@@ -40,7 +40,7 @@ def origin() -> Iterator[Origin]:
 
 @pytest.fixture
 def repository(tmp_path: Path, origin: Origin) -> Path:
-    (tmp_path / "dodo.py").write_text(PORCH)
+    (tmp_path / "dodo.py").write_text(DODO)
     for name in ("fetch", "toolchain"):
         (tmp_path / "fetchdefs" / name).mkdir(parents=True)
     (tmp_path / "fetchdefs/fetch/all.yml").write_text(
@@ -79,12 +79,12 @@ def test_random_signals(repository: Path) -> None:
         with start(repository, FETCH_JOBS="4") as process:
             time.sleep(chance.uniform(0, 1.2))
             process.send_signal(how)
-            told = process.communicate(timeout=60)[0]
-        assert "database is locked" not in told, told
-        assert "unusable" not in told, told
-        if ".  " in told:  # before that Python and doit are being loaded
-            assert "Traceback" not in told, told
-            assert process.returncode in (0, 128 + how, -how), (number, told)
+            printed = process.communicate(timeout=60)[0]
+        assert "database is locked" not in printed, printed
+        assert "unusable" not in printed, printed
+        if ".  " in printed:  # before that Python and doit are being loaded
+            assert "Traceback" not in printed, printed
+            assert process.returncode in (0, 128 + how, -how), (number, printed)
         assert whole(repository), number
         if number % 20 == 19:  # begin again, so that there is something to interrupt
             doit(repository, "clean", "-a", "--forget")
@@ -109,10 +109,10 @@ def test_an_interrupt_while_python_leaves(repository: Path, command: str) -> Non
 def test_two_runs_at_once(repository: Path) -> None:
     """Two simultaneous runs of one repository succeed, fetch nothing twice, and leave a valid state."""
     with start(repository) as one, start(repository) as two:
-        told = [process.communicate(timeout=120)[0] for process in (one, two)]
-    assert [one.returncode, two.returncode] == [0, 0], "".join(told)
-    assert "Traceback" not in "".join(told)
-    assert "locked" not in "".join(told)
+        printed = [process.communicate(timeout=120)[0] for process in (one, two)]
+    assert [one.returncode, two.returncode] == [0, 0], "".join(printed)
+    assert "Traceback" not in "".join(printed)
+    assert "locked" not in "".join(printed)
     assert whole(repository)
     assert ran(doit(repository)) == []
 

@@ -17,7 +17,7 @@ from tasks_lib.incremental.definition_files import load
 from tests.archives import Member, tar
 from tests.keys import Keyring, keyring
 from tests.origin import Origin, OriginRequest, reply, serving
-from tests.project import PORCH, definition, doit, ran
+from tests.project import DODO, definition, doit, ran
 from tests.test_signature import Minisigner
 
 CONTENT = tar([Member("gmp-1/README", b"signed")])
@@ -45,7 +45,7 @@ def repository(tmp_path: Path, origin: Origin, ring: Keyring) -> Path:
     """Return a repository with one signed definition."""
     (tmp_path / "fetchdefs/fetch").mkdir(parents=True)
     (tmp_path / "fetchdefs/keys").mkdir()
-    (tmp_path / "dodo.py").write_text(PORCH)
+    (tmp_path / "dodo.py").write_text(DODO)
     (tmp_path / "fetchdefs/keys/good.asc").write_bytes(ring.public("good", armor=True))
     define(tmp_path, origin, SIGNED)
     return tmp_path
@@ -59,9 +59,9 @@ def define(repository: Path, origin: Origin, more: str) -> None:
 def provenance(repository: Path) -> dict[str, str]:
     """Return the facts about the signature in the cached results."""
     records = [json.loads(path.read_text()) for path in repository.glob("cache/v1/results/*/*")]
-    told = [record["provenance"] for record in records if "signature" in record["provenance"]]
-    assert len(told) == 1
-    found: dict[str, str] = told[0]
+    printed = [record["provenance"] for record in records if "signature" in record["provenance"]]
+    assert len(printed) == 1
+    found: dict[str, str] = printed[0]
     return found
 
 
@@ -70,18 +70,18 @@ def test_verified_once_and_again_without_a_network(repository: Path, origin: Ori
     done = doit(repository)
     assert ran(done) == ["fetch:gmp"]
     assert "gmp: this key expires in 4" in done.stdout and ".sig" not in done.stdout
-    told = provenance(repository)
-    assert told["signature"] == "good (OpenPGP)"
-    assert told["signing_key"] == ring.fingerprints("good")[0]
-    assert told["signed_by"] == "good <good@example.org>" and len(told["key_expires"]) == 10
+    printed = provenance(repository)
+    assert printed["signature"] == "good (OpenPGP)"
+    assert printed["signing_key"] == ring.fingerprints("good")[0]
+    assert printed["signed_by"] == "good <good@example.org>" and len(printed["key_expires"]) == 10
     shown = doit(repository, "info", "fetch:gmp").stdout
-    assert "good (OpenPGP)" in shown and told["key_expires"] in shown and told["signing_key"] in shown
+    assert "good (OpenPGP)" in shown and printed["key_expires"] in shown and printed["signing_key"] in shown
     assert ran(doit(repository)) == []
     doit(repository, "forget", "fetch:gmp")
     again = doit(repository, FETCH_OFFLINE="1")
     assert ran(again) == ["fetch:gmp"] and "expires in" in again.stdout
     assert sorted(origin.paths()) == ["/gmp-1.tar", "/gmp-1.tar.sig"]
-    assert provenance(repository) == told
+    assert provenance(repository) == printed
 
 
 def test_a_changed_policy_is_judged_anew(repository: Path, origin: Origin, ring: Keyring) -> None:

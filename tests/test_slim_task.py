@@ -48,16 +48,16 @@ BOTH: dict[str, Any] = {
     "basename": "extract", "name": "a", "doc": "d", "actions": [(ACT,)], "io": {"capture": False}, "verbosity": 2,
     "targets": ["t"], "uptodate": [CHECK], "meta": {"pool": "cpu"},
 }  # fmt: skip
-TOLD: dict[str, dict[str, Any]] = {
+TASKS: dict[str, dict[str, Any]] = {
     "made of something": {**BOTH, "file_dep": ["f", "g"], "task_dep": ["fetch:a"], "clean": [(remove, ["x"])]},
     "made of nothing": {**BOTH, "clean": True},
 }
 
 
-def both(told: dict[str, Any]) -> tuple[Any, Any]:
-    words = {key: value for key, value in told.items() if key not in ("basename", "name")}
+def both(facts: dict[str, Any]) -> tuple[Any, Any]:
+    words = {key: value for key, value in facts.items() if key not in ("basename", "name")}
     stock = Task("extract:a", subtask_of="extract", **words)  # type: ignore[no-untyped-call]  # doit has no types
-    return stock, slim_task.SlimTask("extract:a", "extract", told)
+    return stock, slim_task.SlimTask("extract:a", "extract", facts)
 
 
 def plain(value: Any) -> Any:
@@ -70,17 +70,17 @@ def plain(value: Any) -> Any:
     return {name: plain(one) for name, one in vars(value).items() if name != "task"} if known else value
 
 
-@pytest.mark.parametrize("name", TOLD)
+@pytest.mark.parametrize("name", TASKS)
 def test_same_attributes_as_doit(name: str) -> None:
     """Every attribute that doit, a reporter or a command reads equals doit's, also after pickling."""
-    stock, ours = both(TOLD[name])
+    stock, ours = both(TASKS[name])
     stock.init_options()  # before anything runs
     known = vars(stock).keys()
     for one in known:
         assert plain(getattr(ours, one)) == plain(getattr(stock, one)), one
     assert [plain(one) for one in ours.clean_actions] == [plain(one) for one in stock.clean_actions]
     assert len(ours.actions) == len(stock.actions) == 1
-    stock_back, back = both(TOLD[name])
+    stock_back, back = both(TASKS[name])
     back.update_from_pickle(ours.pickle_safe_dict())
     stock_back.update_from_pickle(stock.pickle_safe_dict())
     for one in known:
@@ -89,15 +89,15 @@ def test_same_attributes_as_doit(name: str) -> None:
 
 def test_class_attributes_do_not_change() -> None:
     """Creating, running and releasing tasks does not change class attributes."""
-    for told in TOLD.values():
-        ours = slim_task.SlimTask("extract:a", "extract", told)
+    for facts in TASKS.values():
+        ours = slim_task.SlimTask("extract:a", "extract", facts)
         assert ours.execute(None) is None
         ours.calc_dep.add("x")
         ours.save_extra_values()
         ours.release()
         ours.release_checks()
     assert ([], {}, frozenset()) == (slim_task._NO_LIST, slim_task._NO_WORDS, slim_task._NO_SET)
-    assert slim_task.SlimTask("extract:b", "extract", TOLD["made of nothing"]).calc_dep == set()
+    assert slim_task.SlimTask("extract:b", "extract", TASKS["made of nothing"]).calc_dep == set()
 
 
 FAIL = TaskFailed("no")  # type: ignore[no-untyped-call]
@@ -108,7 +108,7 @@ FAIL = TaskFailed("no")  # type: ignore[no-untyped-call]
 )
 def test_same_result_as_doit(gives: Any) -> None:
     """The result or exception of an action is the same as with doit."""
-    stock, ours = both({**TOLD["made of nothing"], "actions": [(Act(gives),)]})
+    stock, ours = both({**TASKS["made of nothing"], "actions": [(Act(gives),)]})
 
     class Stream:
         def _get_out_err(self, _verbosity: int) -> tuple[None, None]:
@@ -125,7 +125,7 @@ def test_same_result_as_doit(gives: Any) -> None:
 
 def test_pickled_task_has_no_action() -> None:
     """With `-P process`, neither doit's tasks nor ours contain actions that run only in the main process."""
-    stock, ours = both(TOLD["made of something"])
+    stock, ours = both(TASKS["made of something"])
     assert not {"_actions", "_action_instances", "_check", "_clean", "uptodate"} & ours.pickle_safe_dict().keys()
     assert not {"_actions", "_action_instances", "clean_actions"} & stock.pickle_safe_dict().keys()
     assert ours.pickle_safe_dict()["values"] == stock.pickle_safe_dict()["values"]
@@ -134,7 +134,10 @@ def test_pickled_task_has_no_action() -> None:
 def test_arguments_after_a_task_name() -> None:
     """Doit parses the arguments after a task name itself."""
     control = TaskControl(
-        [slim_task.SlimTask(f"extract:{one}", "extract", {**TOLD["made of nothing"], "targets": [one]}) for one in "ab"]
+        [
+            slim_task.SlimTask(f"extract:{one}", "extract", {**TASKS["made of nothing"], "targets": [one]})
+            for one in "ab"
+        ]
     )  # type: ignore[no-untyped-call]
     control.process(["extract:a", "extract:b"])  # type: ignore[no-untyped-call]
     assert control.selected_tasks == ["extract:a", "extract:b"]
@@ -155,11 +158,11 @@ def test_dependencies_are_not_compared_pairwise() -> None:
     """Doit looks up the producer of each file among the dependencies: the work is linear in their number."""
     numbers = range(1000)
     makers = [
-        slim_task.SlimTask(Counted(f"extract:{one}"), "extract", {**TOLD["made of nothing"], "targets": [str(one)]})
+        slim_task.SlimTask(Counted(f"extract:{one}"), "extract", {**TASKS["made of nothing"], "targets": [str(one)]})
         for one in numbers
     ]
     needs = {"task_dep": [f"extract:{one}" for one in numbers], "file_dep": [str(one) for one in numbers]}
-    kit = slim_task.SlimTask("toolchain:kit", "toolchain", {**TOLD["made of nothing"], **needs})
+    kit = slim_task.SlimTask("toolchain:kit", "toolchain", {**TASKS["made of nothing"], **needs})
     Counted.compared = 0
     TaskControl([kit, *makers])  # type: ignore[no-untyped-call]
     assert len(kit.task_dep) == len(numbers)
@@ -171,7 +174,7 @@ def test_dependencies_are_not_compared_pairwise() -> None:
 
 def test_finished_task_keeps_what_is_used() -> None:
     """A finished task keeps whether it had actions, their output, its edges, targets, check and facts."""
-    _, ours = both(TOLD["made of something"])
+    _, ours = both(TASKS["made of something"])
     assert ours.execute(None) is None
     ours.release()
     assert [(action.out, action.err) for action in ours.actions] == [(None, None)]
@@ -206,7 +209,7 @@ def _is_definition_of_this_test(one: object) -> bool:
 # --- groups
 
 
-def test_facts_are_told_alike() -> None:
+def test_facts_are_described_alike() -> None:
     """One by one, all at once and as a plain dict the facts of a task are the same, its class of workers among them."""
     facts = TaskInfo("cpu", lambda key: {"recipe_key": key, "size": 1}, "k")
     assert dict(facts.items()) == {name: facts[name] for name in facts} == {"recipe_key": "k", "size": 1, "pool": "cpu"}

@@ -24,7 +24,7 @@ from tasks_lib.incremental.marks import RACY, code_mark, look_at, signs_of
 from tasks_lib.incremental.run_plan import Observations
 from tests.archives import Member, tar
 from tests.origin import Origin, reply
-from tests.project import CLEAN, LIBRARY, PORCH, ROOT, TOOL, definition, doit, ran, written
+from tests.project import CLEAN, DODO, LIBRARY, ROOT, TOOL, definition, doit, ran, written
 
 NEW = tar([Member("tool/tool.c", b"int other;")])
 DIGEST = hashlib.sha256(LIBRARY).hexdigest()
@@ -36,7 +36,7 @@ def repository(tmp_path: Path, origin: Origin) -> Path:
     """Return a repository where everything is up to date, with a snapshot."""
     repack = "    artifact-name: lib.tar.zst\n    strip-components: 1\n    add-prefix: lib/\n"
     files = {
-        "dodo.py": PORCH,
+        "dodo.py": DODO,
         "fetchdefs/fetch/all.yml": definition("lib", f"{origin.url}/lib-1.0.tar", LIBRARY, repack)
         + definition("tool", f"{origin.url}/tool.tar", TOOL),
         "fetchdefs/toolchain/all.yml": "built:\n  description: b\n  fetches: {fetch: [lib]}\n"
@@ -95,7 +95,7 @@ def test_nothing_changed(repository: Path) -> None:
     """After a run nothing is checked, parsed or read from the database, and the report is the same."""
     written = stamp(repository).stat().st_mtime_ns
     with closing(sqlite3.connect(repository / "cache/doit.db")) as database:
-        database.execute("update tasks set data='{}'")  # whoever asked the database would run everything
+        database.execute("update tasks set data='{}'")  # a run that asked the database would run everything
         database.commit()
     done = doit(repository)
     assert ran(done) == []
@@ -125,7 +125,7 @@ def _new_toolchain(repository: Path) -> None:
 def _own_task(repository: Path) -> None:
     own = 'def task_own():\n    return {"actions": [["true"]]}\n'
     (repository / "dodo.py").write_text(
-        PORCH + own + 'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["own", "toolchain"]}\n'
+        DODO + own + 'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["own", "toolchain"]}\n'
     )
 
 
@@ -135,7 +135,7 @@ def _lost_results(repository: Path) -> None:
 
 
 def _other_selection(repository: Path) -> None:
-    (repository / "dodo.py").write_text(PORCH + 'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["extract:tool"]}\n')
+    (repository / "dodo.py").write_text(DODO + 'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["extract:tool"]}\n')
 
 
 Edit = Callable[[Path], object]

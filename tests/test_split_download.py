@@ -237,12 +237,12 @@ def test_a_host_that_wants_no_crowd(case: str, store: Cache, origin: Origin) -> 
     assert is_there(store)
     assert "connections" not in found
     assert found["resumed"]
-    limit = 4 * 5 if case in ("busy", "too many") else 4 * 5 * 3  # lines that are told to come later ask once each
+    limit = 4 * 5 if case in ("busy", "too many") else 4 * 5 * 3  # connections that must wait ask once each
     assert len(origin.requests) < limit
 
 
 @pytest.mark.slow
-def test_a_crowd_that_is_told_to_wait_for_a_day(store: Cache, origin: Origin) -> None:
+def test_a_crowd_that_must_wait_for_a_day(store: Cache, origin: Origin) -> None:
     """A wait that exceeds the deadline of the source ends the split; one connection is still tried."""
     busy = reply(b"", "429 Slow down", Retry_After="86400")
     origin.answers["/a"] = in_pieces(busy, throttled(BODY, 4 * RATE))

@@ -199,9 +199,9 @@ def test_what_cannot_be_used_is_set_aside(case: str, tmp_path: Path, capsys: pyt
         assert one.get(f"task-{number:05}", "deps:") is None
     save(one, "fresh")
     one.dump()
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "moved to" in told
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert "moved to" in printed
     assert tasks(tmp_path) == {"fresh"}
     (aside,) = tmp_path.glob("doit.db.unusable-*[0-9]")
     assert aside.read_bytes() == before
@@ -260,11 +260,11 @@ def test_a_failed_task_locks_nobody_out(tmp_path: Path) -> None:
     with start(slow, "-c", "fails", "t") as process:
         while not (tmp_path / "out-1").exists():
             time.sleep(0.01)
-        code, told = finished(quick, "t")
+        code, printed = finished(quick, "t")
         assert process.poll() is None
         process.kill()
         process.communicate()
-    assert code == 0, told
+    assert code == 0, printed
     assert {"t:0", "t:1", "t:2"} <= tasks(tmp_path)
 
 

@@ -9,7 +9,7 @@ import pytest
 from tasks_lib.errors import SettingError
 from tasks_lib.settings import Settings
 from tasks_lib.store import parse_stores
-from tests.project import PORCH, doit
+from tests.project import DODO, doit
 
 
 @pytest.mark.parametrize(
@@ -103,6 +103,6 @@ def test_invalid_settings_of_stores(environ: dict[str, str], said: str) -> None:
 
 def test_the_page_of_settings_shows_no_credential(tmp_path: Path) -> None:
     """`doit help settings` does not quote an invalid store."""
-    (tmp_path / "dodo.py").write_text(PORCH)
+    (tmp_path / "dodo.py").write_text(DODO)
     shown = doit(tmp_path, "help", "settings", FETCH_STORE="https://h/x?sig=hunter2")
     assert "contains a query or fragment" in shown.stdout and "hunter2" not in shown.stdout

@@ -21,7 +21,7 @@ import pytest
 
 from tests import stores
 from tests.origin import Answer, Origin, OriginRequest, ranged, reply, serving
-from tests.project import CLEAN, LIBRARY, PORCH, PYTHONPATH, TOOL, definition, doit, written
+from tests.project import CLEAN, DODO, LIBRARY, PYTHONPATH, TOOL, definition, doit, written
 from tests.repositories import FILES, made
 from tests.stores import PASSWORD, USER
 from tests.taskcluster import taskcluster
@@ -61,7 +61,7 @@ class Farm:
 
 def _project(origin: str, key: str) -> dict[str, str]:
     return {
-        "dodo.py": PORCH,
+        "dodo.py": DODO,
         "fetchdefs/fetch/all.yml": definition("lib", f"{origin}/lib.tar", LIBRARY, REPACKED)
         + definition("tool", f"{origin}/tool.tar", TOOL),
         "fetchdefs/toolchain/all.yml": TOOLCHAIN,
@@ -80,7 +80,7 @@ def farm_at(top: Path, url: str, root: Path, environ: Mapping[str, str]) -> Iter
 
 
 def _keygen(top: Path, name: str = "ci.key") -> subprocess.CompletedProcess[str]:
-    written(top, {"dodo.py": PORCH})
+    written(top, {"dodo.py": DODO})
     return doit(top, "store", "keygen", name)
 
 
@@ -188,7 +188,7 @@ def test_push_of_another_platform(tmp_path: Path) -> None:
         facts = f"size: {len(content)}, sha256: {hashlib.sha256(content).hexdigest()}"
         entries.append(f"      {platform}: {{url: '{(tmp_path / platform).as_uri()}', {facts}}}\n")
     text = "tool:\n  description: d\n  fetch:\n    type: static-url\n    platforms:\n" + "".join(entries)
-    written(tmp_path, {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": text})
+    written(tmp_path, {"dodo.py": DODO, "fetchdefs/fetch/all.yml": text})
     environ = {"FETCH_PLATFORM": "linux-riscv64"}
     assert doit(tmp_path, **environ).returncode == 0
     store = {"FETCH_STORE": (tmp_path / "store").as_uri(), "FETCH_STORE_WRITE": "always"}
@@ -778,7 +778,7 @@ def test_a_store_that_lacks_much_is_asked_ahead(tmp_path: Path) -> None:
     contents = {f"/{number}": f"content {number}".encode() for number in range(80)}
     with stores.nginx(tmp_path) as server, serving({path: reply(text) for path, text in contents.items()}) as origin:
         fetches = "".join(definition(f"f{path[1:]}", f"{origin.url}{path}", text) for path, text in contents.items())
-        a = written(tmp_path / "a", {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": fetches})
+        a = written(tmp_path / "a", {"dodo.py": DODO, "fetchdefs/fetch/all.yml": fetches})
         done = doit(a, FETCH_STORE=server.url)
         assert done.returncode == 0, done.stdout
         asked = [line.split() for line in server.requests()]

@@ -22,7 +22,7 @@ from tasks_lib.store.opening import open_store
 from tasks_lib.store.records import generate_key
 from tasks_lib.transport import Transport
 from tests.origin import reply, serving
-from tests.project import LIBRARY, PORCH, definition, doit, ran, written
+from tests.project import DODO, LIBRARY, definition, doit, ran, written
 from tests.stores import ACCESS, SECRET, Server, environment, free_port, moto, rclone
 
 
@@ -136,7 +136,7 @@ def test_runs_over_s3(bucket: Server, tmp_path: Path) -> None:
     more = "    artifact-name: lib.tar.zst\n"
     with serving({"/lib-1.0.tar": reply(LIBRARY)}) as origin:
         files = {
-            "dodo.py": PORCH,
+            "dodo.py": DODO,
             "fetchdefs/fetch/all.yml": definition("lib", f"{origin.url}/lib-1.0.tar", LIBRARY, more),
         }
         first, second = written(tmp_path / "first", files), written(tmp_path / "second", files)
@@ -162,7 +162,7 @@ def test_runs_over_s3(bucket: Server, tmp_path: Path) -> None:
 def test_runs_with_a_wrong_secret(bucket: Server, tmp_path: Path, mode: str, status: int) -> None:
     """A bucket that refuses is a warning, and the content comes from the origin; with `always` the run ends with 1."""
     with serving({"/lib-1.0.tar": reply(LIBRARY)}) as origin:
-        files = {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": definition("lib", f"{origin.url}/lib-1.0.tar", LIBRARY)}
+        files = {"dodo.py": DODO, "fetchdefs/fetch/all.yml": definition("lib", f"{origin.url}/lib-1.0.tar", LIBRARY)}
         place = written(tmp_path / "checkout", files)
         wrong = environment(bucket.url, "wrong-wrong-wrong")
         done = doit(place, **wrong, FETCH_STORE="s3://bucket", FETCH_STORE_WRITE=mode)

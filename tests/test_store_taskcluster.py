@@ -17,7 +17,7 @@ from tasks_lib.store.opening import open_store
 from tasks_lib.transport import Transport
 from tests.archives import Member, tar
 from tests.origin import Origin, reply, serving
-from tests.project import PORCH, doit, ran, written
+from tests.project import DODO, doit, ran, written
 
 PLAIN = b"pinned as it is\n" * 10
 ARCHIVE = tar([Member("lib-1.0/"), Member("lib-1.0/lib.h", b"#define LIB 1\n")])
@@ -64,7 +64,7 @@ tasks:
     fetches: {{fetch: [plain]}}
 """
     return {
-        "dodo.py": PORCH,
+        "dodo.py": DODO,
         "pyproject.toml": '[tool.doit-fetch]\nfetchdefs = "."\n',
         "taskcluster/config.yml": "trust-domain: another\n",
         "taskcluster/kinds/fetch/kind.yml": fetch,

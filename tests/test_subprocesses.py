@@ -24,10 +24,10 @@ def shell(text: str, **bounds: float) -> Invocation:
 
 def test_how_it_ended() -> None:
     """The result has status, output and the end of the errors; the program sees its input and none of our environment."""
-    told: list[bytes] = []
-    done = run(shell('cat; echo "$HOME" >&2; exit 3'), Silent(), input=b"given", on_errors=told.append)
+    printed: list[bytes] = []
+    done = run(shell('cat; echo "$HOME" >&2; exit 3'), Silent(), input=b"given", on_errors=printed.append)
     assert (done.status, done.output, done.errors) == (3, b"given", "\n")
-    assert b"".join(told) == b"\n"
+    assert b"".join(printed) == b"\n"
     assert run(shell("kill -9 $$"), Silent()).status == -9
 
 

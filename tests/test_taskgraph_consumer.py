@@ -20,7 +20,7 @@ from tasks_lib.incremental.definition_files import load
 from tests.archives import Member, tar
 from tests.githost import http
 from tests.origin import reply, serving
-from tests.project import PORCH, doit, ran
+from tests.project import DODO, doit, ran
 from tests.repositories import FILES, git, made
 from tests.taskcluster import fetch_content, taskcluster
 
@@ -196,7 +196,7 @@ def test_its_tasks_run_with_our_script(project: Path, tmp_path: Path) -> None:
     definitions = load(project / "taskcluster/kinds")
     user = tmp_path / "user"
     user.mkdir()
-    (user / "dodo.py").write_text(PORCH)
+    (user / "dodo.py").write_text(DODO)
     ran(doit(user, f"fetchdefs={project}/taskcluster/kinds", "fetch", "repack", "toolchain:consumer"))
     contents: dict[str, dict[str, bytes]] = {}
     for name, fetch in definitions.fetches.items():
@@ -224,7 +224,7 @@ def test_its_index_paths_are_ours(project: Path, tmp_path: Path) -> None:
     (project / "src/untracked.txt").write_text("not part of any pattern")
     tasks = graph(project)
     (tmp_path / "user").mkdir()
-    (tmp_path / "user/dodo.py").write_text(PORCH)
+    (tmp_path / "user/dodo.py").write_text(DODO)
     shown: dict[str, str] = {}
     for kind, names in {
         "fetch": ["plain", "gmp-6.1.0", "renamed", "lib", "with-git"],

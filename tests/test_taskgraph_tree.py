@@ -19,7 +19,7 @@ from tasks_lib.incremental.definition_files import load
 from tasks_lib.layout import find_layout
 from tests.archives import Member, tar
 from tests.origin import Origin, reply, serving
-from tests.project import PORCH, doit, ran, written
+from tests.project import DODO, doit, ran, written
 from tests.repositories import git
 
 GMP = tar([Member("gmp-6.1.0/"), Member("gmp-6.1.0/gmp.h", b"gmp")])
@@ -262,7 +262,7 @@ def test_with_doit(tree: Path, tmp_path: Path) -> None:
     path.write_text(text[: text.index("    gpg-signature")] + text[text.index("    artifact-name: gmp") :])
     repository = tmp_path / "user"
     repository.mkdir()
-    (repository / "dodo.py").write_text(PORCH)
+    (repository / "dodo.py").write_text(DODO)
     where = "fetchdefs=../gecko/taskcluster/kinds"
     made = ran(doit(repository, where, "toolchain:user"))
     assert made == sorted(
@@ -529,7 +529,7 @@ tasks:
     written(root, {"src/a.c": "a", "src/deep/b.c": "b", "Cargo.toml": "c", "other.txt": "o"})
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "one"]):
         git(root, *words)
-    user = written(tmp_path / "user", {"dodo.py": PORCH})
+    user = written(tmp_path / "user", {"dodo.py": DODO})
     listed = doit(user, "fetchdefs=../repo", "list").stdout
     assert "note: fetchdefs=../repo: using ../repo/taskcluster/kinds" in listed
     assert (
@@ -560,7 +560,7 @@ tasks:
 def test_resources_outside_of_a_checkout(tmp_path: Path) -> None:
     """Without version control all files count, and a new one rebuilds."""
     files = {
-        "dodo.py": PORCH,
+        "dodo.py": DODO,
         "fetchdefs/toolchain/t.yml": "t: {description: d, run: {command: 'ls ../../../src > $UPLOAD_DIR/o', resources: ['../../src/'], toolchain-artifact: o}}\n",
         "src/a": "",
     }
@@ -582,7 +582,7 @@ def test_info_of_a_fetch(tmp_path: Path) -> None:
             "kinds/fetch/kind.yml": "tasks:\n  " + one_fetch("a").replace("size: 3", "size: 3, headers: {X: secret}"),
         },
     )
-    written(tmp_path, {"dodo.py": PORCH, "fetchdefs/fetch/a.yml": one_fetch("a")})
+    written(tmp_path, {"dodo.py": DODO, "fetchdefs/fetch/a.yml": one_fetch("a")})
     digest = hashlib.sha256(f"--sha256\n{SHA}\n--size\n3\na.bin".encode()).hexdigest()
     info = doit(tmp_path, f"fetchdefs={root}", "level=1", "info", "fetch:a").stdout
     assert f"index      : dom.cache.level-1.content.v1.a.hash.{digest}\n" in info
@@ -601,7 +601,7 @@ def test_ftp_and_null(tmp_path: Path) -> None:
         text = one_fetch("a").replace("https://h", "ftp://ftp.h/pub").replace(SHA, hashlib.sha256(NASM).hexdigest())
         text = text.replace("size: 3", f"size: {len(NASM)}, artifact-name: null, headers: ~")
         root = small(tmp_path, {"kinds/fetch/kind.yml": "tasks:\n  " + text})
-        user = written(tmp_path / "user", {"dodo.py": PORCH})
+        user = written(tmp_path / "user", {"dodo.py": DODO})
         done = doit(user, f"fetchdefs={root}", "fetch:a")
         assert done.returncode == 1
         assert "ftp is not supported: add a mirror or a rule to mirrors.yml" in done.stdout
@@ -652,7 +652,7 @@ def test_a_script_finds_what_run_task_gives_it(tmp_path: Path) -> None:
         "scripts/toolchain/used.sh": SCRIPT,
     }
     root = written(small(tmp_path, files), {"requirements.txt": "r1\n", "patches/a.patch": "a1\n", "other.txt": ""})
-    user = written(tmp_path / "user", {"dodo.py": PORCH})
+    user = written(tmp_path / "user", {"dodo.py": DODO})
 
     def again() -> list[str]:
         return ran(doit(user, "fetchdefs=../repo", SECRET="s3cret"))
@@ -702,5 +702,5 @@ def test_gecko_path(domain: str, transforms: str, tmp_path: Path) -> None:
     script = '#!/bin/sh\n[ "$GECKO_PATH" = "$VCS_PATH" ] && echo y > "$UPLOAD_DIR/kit.tar"\n'
     files = {"config.yml": f"trust-domain: {domain}\n", "kinds/toolchain/kind.yml": kind, "scripts/misc/kit.sh": script}
     small(tmp_path, files)
-    user = written(tmp_path / "user", {"dodo.py": PORCH})
+    user = written(tmp_path / "user", {"dodo.py": DODO})
     assert ran(doit(user, "fetchdefs=../repo")) == ["toolchain:kit"]

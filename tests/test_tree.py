@@ -153,7 +153,7 @@ def test_an_edit_that_keeps_the_size_is_noticed(slot: Extraction) -> None:
     assert not slot.holds("k")
 
 
-def test_each_difference_is_told(slot: Extraction) -> None:
+def test_each_difference_is_reported(slot: Extraction) -> None:
     """Each entry is compared: kind, content, executable bit, target of both kinds of links."""
     extract(slot, *LINKED)
     assert differences(slot, *LINKED) == {}
@@ -265,10 +265,10 @@ def test_a_record_cannot_lead_elsewhere(into: str | int, slot: Extraction, tmp_p
     (outside / "a").write_bytes(b"1")
     slot = slot._replace(record=tmp_path / "in/records/x.json", destination=tmp_path / "in/tree")
     extract(slot, Member("a", b"1"))
-    told = slot.record.read_text().replace(
+    printed = slot.record.read_text().replace(
         '"../tree"', json.dumps(str(into).format(outside=outside) if into != 7 else 7)
     )
-    slot.record.write_text(told)
+    slot.record.write_text(printed)
     remove_stale_entries(slot.destination, slot.record.parent, [], 1, Silent())
     assert (outside / "a").exists()
 

@@ -252,14 +252,14 @@ def test_a_netrc_that_cannot_be_read(store: Cache, tmp_path: Path) -> None:
     path = tmp_path / "netrc"
     path.write_text("machine 127.0.0.1 login u\n hunter2 password\n")
     with serving({"/a": reply(b"", "401 Unauthorized"), "/b": reply(b"", "404 Not Found")}) as origin:
-        told = {}
+        printed = {}
         for name in ("a", "b"):
             with pytest.raises(AllSourcesFailedError) as caught:
                 trusting(store, tmp_path, netrc=str(path)).obtain(wanted(f"{origin.url}/{name}"), Silent())
-            told[name] = str(caught.value)
-    assert f"no credentials were sent because {path} is not a valid netrc file (line 2)" in told["a"]
-    assert "netrc" not in told["b"]
-    assert "hunter2" not in told["a"]
+            printed[name] = str(caught.value)
+    assert f"no credentials were sent because {path} is not a valid netrc file (line 2)" in printed["a"]
+    assert "netrc" not in printed["b"]
+    assert "hunter2" not in printed["a"]
 
 
 TOKEN = {"MY_TOKEN": "ENVSECRET\n"}
@@ -299,7 +299,7 @@ def test_the_credential_of_a_host_stays_there(store: Cache, tmp_path: Path, orig
             first.answers["/c"] = leads_to(f"{second.url}/c")
             trusting(store, tmp_path, TOKEN, credentials=own).obtain(wanted(f"{first.url}/b"), Silent())
         first.answers["/e"] = reply(b"", "401 Unauthorized")
-        told = [
+        printed = [
             failing(trusting(store, tmp_path, environ, credentials=credentials), url)
             for environ, credentials, url in (
                 (TOKEN, own, f"{origin.url}/401"),
@@ -316,8 +316,8 @@ def test_the_credential_of_a_host_stays_there(store: Cache, tmp_path: Path, orig
         'netrc file, to `headers:` of the definition, or to [tool.doit-fetch.auth."127.0.0.1"]; else open',
         "the environment variable MY_TOKEN contains a character that HTTP does not allow",
     )
-    assert [reason in text for reason, text in zip(reasons, told, strict=True)] == [True] * 4
-    assert "SECRET" not in "".join(told)
+    assert [reason in text for reason, text in zip(reasons, printed, strict=True)] == [True] * 4
+    assert "SECRET" not in "".join(printed)
 
 
 def failing(sources: Downloader, url: str, **headers: str) -> str:
@@ -348,9 +348,9 @@ def test_an_answer_that_repeats_a_secret(case: str, store: Cache, tmp_path: Path
     headers = {} if case == "password" else {"Authorization": "Bearer S3CRET-word"}
     sources = trusting(store, tmp_path, netrc=netrc_for(tmp_path))
     with serving({"/a": ECHOES[case], "/S3CRET-word": reply(b"y")}) as origin:
-        told = failing(sources, f"{origin.url}/a?key=Q3ERY-word", **headers)
+        printed = failing(sources, f"{origin.url}/a?key=Q3ERY-word", **headers)
     secrets = ("S3CRET", "Q3ERY", "hunter2")
-    assert [one for one in secrets if one in told] == []
+    assert [one for one in secrets if one in printed] == []
     kept = b"".join(path.read_bytes() for path in store.root.rglob("*") if path.is_file())
     assert [one for one in secrets if one.encode() in kept] == []
 

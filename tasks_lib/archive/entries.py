@@ -29,7 +29,7 @@ _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 #: First components that are absolute on Windows: `C:`, `C:\...` and `\\server`. `C:x` and `\x` are allowed as names.
 DRIVE: Final = re.compile(rb"[A-Za-z]:(\\|\Z)|\\\\")
 
-#: This object (by identity) among the chunks of a file stands for its zeros: a sink may write a hole instead.
+#: This object (by identity) among the chunks of a file means its zeros: a sink may write a hole instead.
 HOLE: Final = bytes(1 << 18)
 
 #: First bytes of the formats that are recognized by content. Source: RFC 1952 2.3.1, bzip2 format, xz-file-format

@@ -105,13 +105,13 @@ class BlobDirectory:
         return self._top
 
     @cached_property
-    def memo(self) -> HashCache:
+    def hash_cache(self) -> HashCache:
         """The hash cache of this directory.
 
         Raises:
             CacheUnavailableError: as `top`.
         """
-        return HashCache(self.top / "measured", self.options.trust, self._upper.memo if self._upper else None)
+        return HashCache(self.top / "measured", self.options.trust, self._upper.hash_cache if self._upper else None)
 
     @cached_property
     def _place(self) -> str:
@@ -146,7 +146,7 @@ class BlobDirectory:
             if error.errno in _MISSING:
                 return None
             raise files.cache_error(Path(place), error) from error
-        if fingerprint.size != integrity.size or self.memo.get(fingerprint) != integrity.digest.hex:
+        if fingerprint.size != integrity.size or self.hash_cache.get(fingerprint) != integrity.digest.hex:
             try:
                 self.open(integrity).close()
             except (BlobMissingError, BlobCorruptError):
@@ -181,7 +181,7 @@ class BlobDirectory:
     def _judge(self, descriptor: int, status: os.stat_result, integrity: Integrity, path: str) -> Fingerprint:
         """Return the fingerprint of the open file, verified now or earlier."""
         fingerprint = Fingerprint.of(status)
-        known = self.memo.get(fingerprint)
+        known = self.hash_cache.get(fingerprint)
         if known == integrity.digest.hex and fingerprint.size == integrity.size:
             return fingerprint
         objection = self.options.trust.objection(status)
@@ -196,7 +196,7 @@ class BlobDirectory:
         """
         path = Path(place)
         fingerprint = settled_fingerprint(descriptor)
-        actual = self.memo.get(fingerprint)
+        actual = self.hash_cache.get(fingerprint)
         if actual != integrity.digest.hex:
             with files.convert_os_errors(path):
                 actual = files.hash_descriptor(descriptor, integrity.digest.algorithm)
@@ -204,7 +204,7 @@ class BlobDirectory:
                 got = f"{fingerprint.size} bytes, {integrity.digest.algorithm}:{actual}"
                 raise self._damaged(path, descriptor, f"expected {integrity}, got {got}")
             if Fingerprint.of(os.fstat(descriptor)) == fingerprint:  # unchanged while it was hashed
-                self.memo.put(fingerprint, actual)
+                self.hash_cache.put(fingerprint, actual)
         if fingerprint.size != integrity.size:
             raise BlobMissingError(
                 f"wrong size for {integrity.digest}: expected {integrity.size} bytes, got {fingerprint.size}",
@@ -247,7 +247,7 @@ class BlobDirectory:
                 if reason:
                     self.quarantine(path, file.fileno(), reason)
                 elif Fingerprint.of(os.fstat(file.fileno())) == fingerprint:
-                    self.memo.put(fingerprint, actual)
+                    self.hash_cache.put(fingerprint, actual)
                 return reason
         except ValueError:
             reason = "the file name is not a digest"

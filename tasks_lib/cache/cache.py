@@ -56,10 +56,12 @@ class Cache:
     def __init__(self, root: Path, options: Options | None = None) -> None:
         self.root = root
         self.options = options or Options()
-        self.shelf = BlobDirectory(root, self.options)
-        self._directories = Directories(self.shelf)
-        self.lower = BlobDirectory(self.options.shared, self.options, self.shelf) if self.options.shared else None
-        self._blob_directories = (self.shelf,) if self.lower is None else (self.shelf, self.lower)
+        self.blob_directory = BlobDirectory(root, self.options)
+        self._directories = Directories(self.blob_directory)
+        self.lower = (
+            BlobDirectory(self.options.shared, self.options, self.blob_directory) if self.options.shared else None
+        )
+        self._blob_directories = (self.blob_directory,) if self.lower is None else (self.blob_directory, self.lower)
 
     # --- paths
 
@@ -68,12 +70,12 @@ class Cache:
         """The operations of prune and verify on this cache."""
         from tasks_lib.cache.maintenance import Maintenance  # slow to import, needed only by prune and verify
 
-        return Maintenance(self.shelf)
+        return Maintenance(self.blob_directory)
 
     @cached_property
     def usage(self) -> Usage:
         """When the items of the cache were used."""
-        return Usage(self.shelf.top)
+        return Usage(self.blob_directory.top)
 
     def path(self, digest: Digest) -> Path:
         """Return the path of the blob, whether it exists or not.
@@ -81,7 +83,7 @@ class Cache:
         Raises:
             CacheUnavailableError: untrusted users can write to the cache.
         """
-        return self.shelf.path(digest)
+        return self.blob_directory.path(digest)
 
     def _directory(self, name: str) -> Path:
         """Return a directory of the cache; create it if it is missing.
@@ -121,7 +123,7 @@ class Cache:
         """
         with files.convert_os_errors(self.root):
             files.make_ignored_directory(self.root, self.options.durability)
-        top = self.shelf.top
+        top = self.blob_directory.top
         if not os.access(top if top.exists() else self.root, os.W_OK):
             return
         gate = self._directory("locks") / "prune"
@@ -139,7 +141,7 @@ class Cache:
         Raises:
             CacheUnavailableError: the system cannot read it.
         """
-        written_s = self.shelf.found(integrity)
+        written_s = self.blob_directory.found(integrity)
         if written_s is None and self.lower is not None:
             written_s = self.lower.found(integrity)
         if written_s is None:
@@ -158,7 +160,7 @@ class Cache:
             CacheUnavailableError: the system cannot read it.
         """
         try:
-            return self.shelf.open(integrity)
+            return self.blob_directory.open(integrity)
         except (BlobMissingError, BlobCorruptError):
             if self.lower is None:
                 raise
@@ -166,18 +168,18 @@ class Cache:
 
     def matches(self, path: Path, integrity: Integrity, how: Literal["remembered", "afresh"] = "remembered") -> bool:
         """Return whether the file at `path` (anywhere) has exactly this content; use the hash cache unless `afresh`."""
-        memo = self.shelf.memo
+        hash_cache = self.blob_directory.hash_cache
         try:
             fingerprint = Fingerprint.of(path.lstat())
             if fingerprint.size != integrity.size:
                 return False
-            if how == "remembered" and memo.get(fingerprint) == integrity.digest.hex:
+            if how == "remembered" and hash_cache.get(fingerprint) == integrity.digest.hex:
                 return True
             with files.open_regular(path) as file:
                 fingerprint = Fingerprint.of(os.fstat(file.fileno()))
                 actual = files.hash_descriptor(file.fileno(), integrity.digest.algorithm)
                 if Fingerprint.of(os.fstat(file.fileno())) == fingerprint:
-                    memo.put(fingerprint, actual)
+                    hash_cache.put(fingerprint, actual)
         except OSError:
             return False
         return actual == integrity.digest.hex
@@ -203,7 +205,7 @@ class Cache:
         Raises:
             OSError: the file system rejects the operation.
         """
-        final = self.shelf.place(integrity.digest)
+        final = self.blob_directory.place(integrity.digest)
         directory, durability = final.rpartition("/")[0], self.options.durability
         self._directories.make(directory, durability)
         try:
@@ -217,7 +219,7 @@ class Cache:
         if named == "now":
             if artifact is not None:
                 self._link_artifact(descriptor, final, artifact)
-            self.shelf.memo.put(Fingerprint.of(os.fstat(descriptor)), integrity.digest.hex)
+            self.blob_directory.hash_cache.put(Fingerprint.of(os.fstat(descriptor)), integrity.digest.hex)
 
     def _link_artifact(self, descriptor: int, blob: str, artifact: Path) -> None:
         """Link a new blob at `artifact`, unless that exists or fails: `publish` finds out, and reports an error."""
@@ -234,7 +236,7 @@ class Cache:
             try:
                 atomic.link_new(descriptor, temporary, final)
             except FileExistsError:
-                if self.shelf.found(integrity) is not None:
+                if self.blob_directory.found(integrity) is not None:
                     return "before"
             else:
                 return "now"
@@ -300,7 +302,7 @@ class Cache:
             return 0
         path = Path(place)
         if not stat.S_ISREG(status.st_mode):
-            self.shelf.quarantine(path, None, "not a partial download")
+            self.blob_directory.quarantine(path, None, "not a partial download")
         elif status.st_nlink > 1 or self.options.trust.objection(status) or not os.access(path, os.R_OK | os.W_OK):
             path.unlink()  # or it is a download of another user of the trusted group
         else:
@@ -350,8 +352,8 @@ class Cache:
 
     def inputs(self, *, digest: Digest | None = None, key: str = "") -> list[str]:
         """Return the files whose state decides whether the cache has a blob, or which result a recipe key has."""
-        blobs = [shelf.place(digest) for shelf in self._blob_directories] if digest is not None else []
-        return blobs + ([shelf.result_path(key) for shelf in self._blob_directories] if key else [])
+        blobs = [one.place(digest) for one in self._blob_directories] if digest is not None else []
+        return blobs + ([one.result_path(key) for one in self._blob_directories] if key else [])
 
     # --- results
 
@@ -361,9 +363,9 @@ class Cache:
         Raises:
             CacheUnavailableError: untrusted users can write to the cache.
         """
-        for shelf in self._blob_directories:
+        for one in self._blob_directories:
             try:
-                return results.read(shelf.result_path(key), key, self.options.trust)
+                return results.read(one.result_path(key), key, self.options.trust)
             except (OSError, ValueError):
                 continue
         return None
@@ -377,7 +379,7 @@ class Cache:
             CacheUnavailableError: the cache is not writable.
         """
         self._directory("results")
-        final = self.shelf.result_path(result.key)
+        final = self.blob_directory.result_path(result.key)
         directory = final.rpartition("/")[0]
         try:
             temporary = atomic.Temporary(self._directory("tmp"), 0o644)
@@ -462,7 +464,7 @@ class Cache:
 
     def _linked(self, file: BinaryIO, path: Path, integrity: Integrity) -> bool:
         """Link `path` to the open blob, which changes its fingerprint; return whether that succeeded."""
-        blob = self.shelf.place(integrity.digest)
+        blob = self.blob_directory.place(integrity.digest)
         if not isinstance(file, LeasedBlob) or file.place != blob:
             return False  # a shared cache is read-only
         try:
@@ -479,4 +481,4 @@ class Cache:
         fingerprint = Fingerprint.of(os.fstat(file.fileno()))
         if (fingerprint.mtime_ns, fingerprint.size) == (file.fingerprint.mtime_ns, file.fingerprint.size):
             file.fingerprint = fingerprint  # only the links changed
-            self.shelf.memo.put(fingerprint, integrity.digest.hex)
+            self.blob_directory.hash_cache.put(fingerprint, integrity.digest.hex)

@@ -22,8 +22,8 @@ _CHECK_VALID_S: Final = 1.0
 class Directories:
     """The directories below the root of a cache; thread-safe."""
 
-    def __init__(self, shelf: BlobDirectory) -> None:
-        self._blobs, self._root, self._options = shelf, shelf.root, shelf.options
+    def __init__(self, blobs: BlobDirectory) -> None:
+        self._blobs, self._root, self._options = blobs, blobs.root, blobs.options
         self._own: dict[str, tuple[Path, float]] = {}
         self._made: set[str] = set()
 

@@ -28,9 +28,9 @@ from tasks_lib.progress import Progress
 class Maintenance:
     """Maintenance of one cache directory: inventory, inspection and removal."""
 
-    def __init__(self, shelf: BlobDirectory) -> None:
-        self._blobs = shelf
-        self._root, self._options = shelf.root, shelf.options
+    def __init__(self, blobs: BlobDirectory) -> None:
+        self._blobs = blobs
+        self._root, self._options = blobs.root, blobs.options
 
     def items(self) -> list[InventoryItem]:
         """Return all items in the cache.
@@ -87,7 +87,7 @@ class Maintenance:
         with locked(gate, timeout_s=self._options.lock_timeout_s, progress=progress):
             yield lambda item: discard(item, self._root)
             left = [item for item in self.items() if item.kind in ("blob", "tree")]
-            self._blobs.memo.keep_only(frozenset(item.name for item in left if item.kind == "blob"))
+            self._blobs.hash_cache.keep_only(frozenset(item.name for item in left if item.kind == "blob"))
             names = frozenset(item.name for item in left)
             uses = {name: when for name, when in self.last_uses().items() if name in names}
             usage.compact(self._blobs.top, uses)

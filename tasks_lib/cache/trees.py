@@ -25,10 +25,10 @@ class Trees:
     """The extracted trees of a cache and of the shared cache behind it."""
 
     def __init__(self, cache: Cache) -> None:
-        self._blobs, self._lower, self._usage = cache.shelf, cache.lower, cache.usage
+        self._blobs, self._lower, self._usage = cache.blob_directory, cache.lower, cache.usage
 
-    def _place(self, shelf: BlobDirectory, key: str) -> Path:
-        return shelf.top / "trees" / key[:2] / key
+    def _place(self, one: BlobDirectory, key: str) -> Path:
+        return one.top / "trees" / key[:2] / key
 
     def any(self) -> bool:
         """Return whether the cache contains, or once contained, a tree."""
@@ -36,7 +36,7 @@ class Trees:
 
     def holds(self, key: str) -> bool:
         """Return whether a tree exists, by one stat; only `leased` shows whether it can be used."""
-        return any(os.path.isdir(self._place(shelf, key)) for shelf in self._blob_directories)  # noqa: PTH112 - a stat, no Path
+        return any(os.path.isdir(self._place(one, key)) for one in self._blob_directories)  # noqa: PTH112 - a stat, no Path
 
     @property
     def _blob_directories(self) -> tuple[BlobDirectory, ...]:
@@ -49,8 +49,8 @@ class Trees:
         Raises:
             CacheUnavailableError: untrusted users can write to the cache.
         """
-        for shelf in self._blob_directories:
-            path = self._place(shelf, key)
+        for one in self._blob_directories:
+            path = self._place(one, key)
             try:
                 descriptor = os.open(path, _DIRECTORY)
             except OSError:
@@ -58,7 +58,7 @@ class Trees:
             try:
                 locks.lease(descriptor)
                 status = os.fstat(descriptor)
-                if system_calls.is_same(descriptor, path) and not shelf.options.trust.objection(status):
+                if system_calls.is_same(descriptor, path) and not one.options.trust.objection(status):
                     self._usage.used(key, status.st_mtime)
                     yield path
                     return

@@ -68,7 +68,7 @@ class StateBackend:
         self._written: set[str] = set()  # the tasks of which this run wrote a row; only the file has it
         self._dirty: set[str] = set()
         self._deleted: set[str] = set()
-        self._wiped = self._closing = self._told = False
+        self._wiped = self._closing = self._reported = False
         self._forgotten = 0
         self._writer: threading.Thread | None = None
         self._wake = threading.Event()
@@ -303,6 +303,6 @@ class StateBackend:
         if self._connection is not None and self._connection.in_transaction:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("rollback")
-        if self._closing or not self._told:
-            self._told = True
+        if self._closing or not self._reported:
+            self._reported = True
             self._warn(f"cannot write {self.name}: {error}; the next run finds finished tasks in the cache")

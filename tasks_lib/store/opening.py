@@ -71,7 +71,7 @@ class Opening(NamedTuple):
 
     def members(self) -> list[StoreMember]:
         """Return the stores, without those that need the network if it is off."""
-        hints = self.cache.shelf.top / "hints"
+        hints = self.cache.blob_directory.top / "hints"
         members = []
         for one in self.addresses:
             if one not in self.unreachable:

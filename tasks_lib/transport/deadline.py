@@ -119,14 +119,14 @@ class Deadline:
 
     def stalled(self, reason: str) -> StalledError:
         """Return the error for an exceeded deadline."""
-        return StalledError(self.told(reason), transient=True)
+        return StalledError(self.describe(reason), transient=True)
 
     def broken(self, reason: str) -> TransportError:
         """Return the error for a failed connection; transient."""
         kind = TransportError if self.is_connected else UnreachableError
-        return kind(self.told(reason), transient=True)
+        return kind(self.describe(reason), transient=True)
 
-    def told(self, reason: str) -> str:
+    def describe(self, reason: str) -> str:
         """Return `reason` with the host, the phase and the number of bytes received."""
         so_far = f" after {self.received} bytes" if self.is_in_body else ""
         return f"{self.host}: {reason} while {self.phase}{so_far}"

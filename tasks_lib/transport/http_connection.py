@@ -63,7 +63,7 @@ class _Body:
         self._deadline.sending()
         chunk = self._file.read(min(size, self.left))
         if not chunk:
-            raise TransportError(self._deadline.told("the content ended early"))
+            raise TransportError(self._deadline.describe("the content ended early"))
         self.left -= len(chunk)
         return chunk
 
@@ -175,7 +175,7 @@ _INVALID: Final = (
 def _invalid_response(error: Exception, deadline: Deadline) -> TransportError:
     """Return the error for a response that is not valid HTTP; permanent."""
     return TransportError(
-        deadline.told(f"invalid HTTP response ({_reason(error)})"),
+        deadline.describe(f"invalid HTTP response ({_reason(error)})"),
         hint="check the port, and that a web server listens there",
     )
 
@@ -241,7 +241,9 @@ class RawResponse:
         values = {value.strip() for value in text.split(",")}
         if len(values) == 1 and re.fullmatch("[0-9]{1,20}", only := values.pop()):
             return int(only)
-        raise TransportError(self._deadline.told(f"conflicting or invalid Content-Length {escape_text(text[:80])!r}"))
+        raise TransportError(
+            self._deadline.describe(f"conflicting or invalid Content-Length {escape_text(text[:80])!r}")
+        )
 
     def receive(self, limit: int, space: Space) -> Iterator[int]:
         """Read the raw body, at most `limit` bytes, into `space`; if the framing is incomplete, set `broken` and end.

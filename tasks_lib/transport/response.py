@@ -153,7 +153,7 @@ def check_response(response: RawResponse, span: ByteRange, validator: str, deadl
     fields = () if response.is_plain else _DECISIVE  # a plain head has no control characters
     odd = next((name for name in fields if _CONTROL.search(response.headers.get(name, ""))), None)
     if odd is not None:
-        raise TransportError(deadline.told(f"control characters in the header {odd}"))
+        raise TransportError(deadline.describe(f"control characters in the header {odd}"))
     if response.status in _PARTIAL and not span.is_whole:
         misfit = _describe_mismatch(response, span, validator)
         if not misfit:
