@@ -488,6 +488,27 @@ def test_few_and_many_are_remembered_alike(tmp_path: Path) -> None:
         assert hash_cache.get(Fingerprint(9, 9, 9, 9, 9)) == f"{8:064x}"
 
 
+def test_a_partial_that_cannot_be_continued_is_closed(store: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error while an earlier download is read leaves no open file."""
+    with store.partial(PINNED) as partial:
+        partial.restart('"etag"', "http://h")
+        partial.append(BYTES[:10])
+    (note,) = (store.root / "v1/partial").glob("*.validator")
+    note.unlink()
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "ftruncate", fail)
+    before = os.dup(0)
+    os.close(before)
+    with pytest.raises(CacheUnavailableError), store.partial(PINNED):
+        pass
+    after = os.dup(0)
+    os.close(after)
+    assert after == before
+
+
 def test_no_space_leaves_nothing_of_a_download(store: Cache) -> None:
     """A partial file that found no space is removed with its notes, which would describe other bytes later."""
     with pytest.raises(CacheUnavailableError), store.partial(PINNED) as partial:

@@ -600,6 +600,24 @@ def test_packages_are_searched_for_plugins_that_are_named(words: str, groups: li
     assert asked == [f"doit.{group}" for group in ["COMMAND", *groups]]
 
 
+@pytest.mark.parametrize("option", ["backend", "reporter"])
+def test_an_unknown_plugin_of_the_configuration_is_refused(option: str, repository: Path) -> None:
+    """A name in DOIT_CONFIG, which doit does not check, is an error of two lines."""
+    (repository / "dodo.py").write_text(DODO + f"DOIT_CONFIG = {{**DOIT_CONFIG, '{option}': 'nope'}}\n")
+    done = doit(repository)
+    known = {"backend": "dbm, doit-fetch, json, sqlite3", "reporter": "console, error-only"}[option]
+    assert done.returncode == 3
+    assert done.stdout.startswith(f"ERROR: unknown {option} 'nope'\nexpected one of {known}"), done.stdout
+
+
+def test_a_plugin_that_cannot_be_imported_is_refused(repository: Path) -> None:
+    """The message names the module, and where the plug-in is declared."""
+    (repository / "doit.cfg").write_text("[REPORTER]\nmine = not_a_module:Reporter\n")
+    done = doit(repository, "-r", "mine")
+    assert done.returncode == 3
+    assert "module `not_a_module` not found.\ncorrect its table in doit.cfg" in done.stdout, done.stdout
+
+
 @pytest.mark.parametrize("option", ["--backend", "--reporter"])
 def test_an_unknown_plugin_is_refused(option: str, repository: Path) -> None:
     """The message lists the names that doit knows and ours."""

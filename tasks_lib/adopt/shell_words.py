@@ -41,7 +41,7 @@ class Command(NamedTuple):
 def parse(text: str, first_line: int = 1, reader: str = "") -> Iterator[Command]:
     """Yield the simple commands of a script; `reader` reads the output of the last one.
 
-    Bodies of here-documents are no commands.
+    Bodies of here-documents are not commands.
     """
     commands: list[Command] = []
     words: list[Word] = []

@@ -61,7 +61,7 @@ class TarReader:
         self._small_files = SmallFileReader(limits)
         self._extensions = self._records = self._pieces = 0
         self.last: bytes | None = None  # the name of the entry being read
-        self.mode = 0  # of the last entry that is no plain file
+        self.mode = 0  # of the last entry that is not a plain file
         self._left = 0  # bytes of the current entry's data, padding included
 
     @property

@@ -91,7 +91,11 @@ class Partial:
         else:
             self._memory = memoryview(bytearray(expected.size + 1))
         if existing_size:
-            self._continue(existing_size)
+            try:
+                self._continue(existing_size)
+            except BaseException:
+                self.close()
+                raise
 
     def _new_writer(self) -> HashingWriter:
         return HashingWriter(self.expected.digest.algorithm, self.expected.size, self.write_at)

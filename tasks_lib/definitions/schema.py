@@ -105,7 +105,7 @@ def read_table(
 
 
 def _read_field(values: dict[str, Any], key: str, node: Node, field: Field, place: Location) -> None:
-    """Read a value into `values`, or report a problem; null is no value of an optional field in a Taskgraph tree."""
+    """Read a value into `values`, or report a problem; null is not a value of an optional field in a Taskgraph tree."""
     if place.root and not field.required and isinstance(node, Scalar) and node.is_null:
         return
     try:

@@ -61,7 +61,7 @@ def api_headers(base: str, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_digest(context: Context, url: str, progress: Progress) -> Expected | None:
-    """Return the digest that the API has for a file, None if that is no asset, has none or cannot be asked."""
+    """Return the digest that the API has for a file, None if that is not an asset, has none or cannot be asked."""
     asset = find_asset(url, context.settings.github_api)
     if asset is None:
         return None

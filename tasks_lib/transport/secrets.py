@@ -34,7 +34,7 @@ _CHUNK: Final = 1 << 20
 _HIDDEN: Final = "***"
 #: Schemes of an Authorization, which precede the secret. Source: RFC 9110 section 11.1 and its registry of schemes.
 _SCHEMES: Final = frozenset({"basic", "bearer", "digest", "negotiate", "token", "apikey"})
-#: Headers whose values are no secrets. Source: RFC 9110 sections 10.1 and 12.5.
+#: Headers whose values are not secrets. Source: RFC 9110 sections 10.1 and 12.5.
 _PUBLIC: Final = re.compile(r"accept(-.*)?|user-agent|referer", re.IGNORECASE)
 
 
