@@ -129,11 +129,18 @@ def _run_instead(where: Location) -> None:
     where.refuse("`run:` executes a command, but only `fetch:` declares content", "declare its content with `fetch:`")
 
 
+#: Keys of a fetch that have a meaning here.
+_WITH_MEANING: Final = FETCH.keys() - {"attributes"}
+
+
 def _ignored(node: Tree, used: tuple[str, ...]) -> list[str]:
     """Return the keys that have no meaning here; `used` are those that not every source has."""
-    keys = [key for key in node.items if key not in FETCH or key == "attributes"]
+    keys: list[str] = []
+    if not node.items.keys() <= _WITH_MEANING:
+        keys += [key for key in node.items if key not in _WITH_MEANING]
     source = node.items["fetch"]
     if isinstance(source, Tree) and isinstance(kind := source.items["type"], Scalar):
         table = SOURCES[kind.text]
-        keys += [f"fetch.{key}" for key in source.items if key not in table and key not in used]
+        if not source.items.keys() <= table.keys():
+            keys += [f"fetch.{key}" for key in source.items if key not in table and key not in used]
     return keys + name_keyed("fetch-alias", node.items.get("fetch-alias"))

@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 from tasks_lib.definitions.schema import Field, FieldError, Location
-from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree
+from tasks_lib.definitions.yaml_tree import NULLS, Node, Scalar, Sequence, Tree
 from tasks_lib.digest import Digest
 from tasks_lib.platforms import parse_platform
 from tasks_lib.relpath import RelPath
@@ -49,7 +49,7 @@ def read_text(node: Node, _where: Location | None = None) -> str:
     if not isinstance(node, Scalar):
         raise FieldError("must be a string, not a list or a mapping", line=node.line)
     text = node.text
-    if not text or node.is_null:
+    if text in NULLS and (node.plain or not text):
         raise FieldError("is empty", "write a value or remove the key")
     if len(text) > MAX_TEXT:
         raise FieldError(f"is longer than {MAX_TEXT} characters")

@@ -106,11 +106,10 @@ class _Reading:
     aliases: dict[str, str] | None = None  # of the fetches, once the first package needs them
     memory: ParseCache | None = None
     unusual: set[str] = field(default_factory=set)  # names of fetches that `place` and the check of aliases look at
+    by_kind: dict[str, PackedDefinitions[Any]] = field(init=False)  # in the order of `Definitions.kinds`
 
-    @property
-    def by_kind(self) -> dict[str, PackedDefinitions[Any]]:
-        """The definitions of each kind, in the order of `Definitions.kinds`."""
-        return {"fetch": self.fetches, "toolchain": self.toolchains, "image": self.images}
+    def __post_init__(self) -> None:
+        self.by_kind = {"fetch": self.fetches, "toolchain": self.toolchains, "image": self.images}
 
     def known(self, source: SourceFile, defaults: Tree | None) -> None:
         """Read one file, or use the result that `memory` has cached for it."""
@@ -275,7 +274,7 @@ class _Reading:
         known = self.by_kind["fetch" if source.kind == PACKAGES else source.kind]
         if name in known:
             where.wrong("is defined twice", f"the other definition is at {known[name].file}:{known[name].line}")
-        elif other := next((one for one in _tasks(source.kind, name) if one in self.refused), ""):
+        elif self.refused and (other := next((one for one in _tasks(source.kind, name) if one in self.refused), "")):
             where.wrong("is defined twice", f"the other definition is at {self.refused[other].place}")
         elif source.kind == PACKAGES:
             self.package(name, node, where)

@@ -94,24 +94,22 @@ def read_table(
     for key, inner in items.items():
         place = where.at(key, lines.get(key, inner.line))
         field = table.get(key)
-        if field is not None:
-            _read_field(values, key, inner, field, place)
-        elif not ignored(key):
-            place.wrong(*_explain_unknown(key, table))
+        if field is None:
+            _check_unknown(key, table, place, ignored)
+        elif not (where.root and _is_omitted(inner, field)):
+            try:
+                values[key] = field.read(inner, place)
+            except FieldError as error:
+                place.wrong(error.reason, error.hint, error.line)
     for key, hint in _required(table).items():
         if key not in items:
             where.at(key, node.line).wrong("is missing", hint)
     return values if len(where.problems) == before else None
 
 
-def _read_field(values: dict[str, Any], key: str, node: Node, field: Field, place: Location) -> None:
-    """Read a value into `values`, or report a problem; null is not a value of an optional field in a Taskgraph tree."""
-    if place.root and not field.required and isinstance(node, Scalar) and node.is_null:
-        return
-    try:
-        values[key] = field.read(node, place)
-    except FieldError as error:
-        place.wrong(error.reason, error.hint, error.line)
+def _is_omitted(node: Node, field: Field) -> bool:
+    """Return whether a value counts as missing: null is not a value of an optional field in a Taskgraph tree."""
+    return not field.required and isinstance(node, Scalar) and node.is_null
 
 
 def _required(table: FieldTable) -> dict[str, str]:
@@ -126,11 +124,14 @@ def _required(table: FieldTable) -> dict[str, str]:
 _REQUIRED: Final[dict[int, tuple[FieldTable, dict[str, str]]]] = {}
 
 
-def _explain_unknown(key: str, table: FieldTable) -> tuple[str, str]:
-    """Return why a key is refused, and the hint."""
+def _check_unknown(key: str, table: FieldTable, place: Location, ignored: Callable[[str], bool]) -> None:
+    """Report a key that the table lacks, unless it is ignored."""
+    if ignored(key):
+        return
     if key.lower().replace("-", "") in _DIGESTS and "sha256" in table:
-        return f"{key} is not supported: only sha256 is", "write `sha256:` with the output of `sha256sum`"
-    return "unknown key", suggest(key, table)
+        place.wrong(f"{key} is not supported: only sha256 is", "write `sha256:` with the output of `sha256sum`")
+    else:
+        place.wrong("unknown key", suggest(key, table))
 
 
 def schema_of(table: FieldTable, patterns: Iterable[str] = ()) -> dict[str, Any]:

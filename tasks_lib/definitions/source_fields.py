@@ -92,7 +92,7 @@ REPOSITORY_SCHEMES: Final = ("https", "ssh", "http", "git", "file")
 
 def _origin(node: Node, where: Location) -> str:
     """Return the URL of the origin. A Taskgraph tree may have ftp URLs, which only mirrors.yml can replace."""
-    return check_download_url(read_text(node), (*_ORIGINS, *(["ftp"] if where.root else [])))
+    return check_download_url(read_text(node), (*_ORIGINS, "ftp") if where.root else _ORIGINS)
 
 
 _ORIGINS: Final = ("https", "http", "file", "mirror")
@@ -192,13 +192,13 @@ def read_static_url(found: dict[str, Any], where: Location) -> StaticUrl | None:
     headers = found.get("headers", ())
     if headers and url.startswith("mirror:"):
         where.wrong("`headers` require a single origin, but a mirror group has several", "use the URL of the origin")
-    if has_reference(headers) and not is_private_route(url):
+    if headers and has_reference(headers) and not is_private_route(url):
         where.wrong("`headers` with ${NAME} are sent over https only, or over http to loopback", "use the https URL")
     return StaticUrl(
         url=url,
         integrity=Integrity(size=found["size"], digest=found["sha256"]),
         artifact_name=name,
-        mirrors=tuple(resolve_url(mirror, where) for mirror in found.get("mirrors", ())),
+        mirrors=tuple([resolve_url(mirror, where) for mirror in found.get("mirrors", ())]),
         shape=_shape(found),
         headers=headers,
         # Taskgraph uses everything after the last slash, including a query, and its digest depends on it
@@ -234,8 +234,9 @@ def _check_format(found: dict[str, Any], name: str, where: Location) -> bool:
 
 
 def _shape(found: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    given = found.keys() & _SHAPE.keys()  # usually none
-    return tuple((key.replace("-", "_"), found[key]) for key in _SHAPE if key in given and found[key] != "refuse")
+    if found.keys().isdisjoint(_SHAPE):  # most definitions
+        return ()
+    return tuple((key.replace("-", "_"), found[key]) for key in _SHAPE if found.get(key, "refuse") != "refuse")
 
 
 def _archive_suffix(name: str) -> str:

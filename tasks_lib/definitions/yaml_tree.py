@@ -21,7 +21,7 @@ MAX_DEPTH: Final = 40
 MAX_NODES: Final = 4_000_000
 
 #: Plain scalars that mean null. Source: YAML 1.1, https://yaml.org/type/null.html
-_NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
+NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -36,7 +36,7 @@ class Scalar(msgspec.Struct, frozen=True):
     @property
     def is_null(self) -> bool:
         """Whether this is the YAML null value."""
-        return self.text in _NULLS and self.plain
+        return self.text in NULLS and self.plain
 
 
 class Sequence(msgspec.Struct, frozen=True):
@@ -180,19 +180,30 @@ class _Builder:
         below: list[Tree] = []
         events, node, inner = self.events, self.node, depth + 1
         while type(event := next(events)) is not MappingEndEvent:
-            key, value = node(event, inner), node(next(events), inner)
-            if not isinstance(key, Scalar):
-                raise YamlFaultError(key.line, "a key must be a scalar, not a list or a mapping")
-            text = key.text
-            if text == "<<" and key.plain:
+            at = event.start_mark.line + 1
+            if type(event) is ScalarEvent and event.tag is event.anchor is None and inner <= MAX_DEPTH:
+                self.nodes += 1  # most keys are such scalars
+                text, plain = event.value, not event.style
+                value = node(next(events), inner)
+            else:
+                key, value = node(event, inner), node(next(events), inner)
+                if not isinstance(key, Scalar):
+                    raise YamlFaultError(key.line, "a key must be a scalar, not a list or a mapping")
+                text, plain, at = key.text, key.plain, key.line
+            if text == "<<" and plain:
                 below.extend(_merge_sources(value))
-            elif text not in items or self.duplicate(key.line, text) == "last":
-                items[text], lines[text] = value, key.line
-        for tree in below:  # a YAML merge is shallow, and the first source takes precedence
-            for name in tree.items:
-                if name not in items:
-                    items[name], lines[name] = tree.items[name], tree.lines[name]
+            elif text not in items or self.duplicate(at, text) == "last":
+                items[text], lines[text] = value, at
+        _add_below(items, lines, below)
         return Tree(items, lines, line)
+
+
+def _add_below(items: dict[str, Node], lines: dict[str, int], below: list[Tree]) -> None:
+    """Add the keys that are missing: a YAML merge is shallow, and the first source takes precedence."""
+    for tree in below:
+        for name in tree.items:
+            if name not in items:
+                items[name], lines[name] = tree.items[name], tree.lines[name]
 
 
 def _merge_sources(node: Node) -> list[Tree]:
