@@ -512,7 +512,7 @@ def test_a_command_of_another_run_has_the_directory(tmp_path: Path) -> None:
     second = Extraction(fetches, records / "second.json", worked=worked)
     extract(first, Member("one", b"1"))
     take_directory(fetches, tmp_path / "fetches-1", worked, records, {"first": "k"}, 1, Silent())
-    fetches.symlink_to("fetches-1")
+    assert fetches.readlink() == Path("fetches-1"), "made with the lock, so that it replaces nothing of another run"
     extract(second, Member("two", b"2"))
     assert second.holds("k") and not first.holds("k") and not worked.exists()
     assert left(tmp_path / "fetches-1") == {"a", "a/one"}, "what the other run's command reads stays"

@@ -186,9 +186,8 @@ def begin_attempt(preparation: ToolchainBuild, lock_timeout_s: float, progress: 
         lock_timeout_s,
         progress,
     )
-    for link, target in ((preparation.fetches, attempt.fetches), (preparation.uploads, attempt.uploads)):
-        _remove(link)
-        link.symlink_to(target.relative_to(preparation.directory))
+    _remove(preparation.uploads)
+    preparation.uploads.symlink_to(attempt.uploads.relative_to(preparation.directory))
     return attempt
 
 

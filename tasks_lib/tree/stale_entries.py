@@ -90,11 +90,14 @@ def take_directory(
     timeout_s: float,
     progress: Progress,
 ) -> None:
-    """Mark a directory as one in which a command runs and move it to `target`; none of its entries changes meanwhile.
+    """Mark a directory as one in which a command runs, and move it to `target`; none of its entries changes meanwhile.
+
+    A symlink takes its place, with the same lock: another process that extracts now replaces the symlink, and not the
+    other way round.
 
     Args:
         directory: the directory; created if it does not exist.
-        target: its new path.
+        target: its new path, beside it or below a directory beside it.
         worked: the mark, a file.
         records: the directory of its manifests.
         keys: name and key of the extractions that it must have.
@@ -114,6 +117,7 @@ def take_directory(
             directory.mkdir(exist_ok=True)
             worked.touch()
             directory.rename(target)
+            directory.symlink_to(target.relative_to(directory.parent))
 
 
 def _drop(destination: Path, records: Path, names: Collection[str]) -> None:
