@@ -143,6 +143,41 @@ def test_two_at_once_keep_what_both_finished(tmp_path: Path) -> None:
     assert tasks(tmp_path) == {"a", "b"}
 
 
+def test_the_row_that_was_saved_last_stays(tmp_path: Path) -> None:
+    """A run that writes later does not replace what another run saved after it, unless the clock was set back since."""
+    one, two, three = state(tmp_path), state(tmp_path), state(tmp_path)
+    one.set("a", "_values_:", {"by": "one"})
+    one.set("a", "deps:", ())
+    two.set("a", "_values_:", {"by": "two"})
+    two.set("a", "deps:", ())
+    two.dump()
+    one.dump()
+    assert state(tmp_path).get("a", "_values_:") == {"by": "two"}
+    with contextlib.closing(sqlite3.connect(tmp_path / "doit.db")) as database, database:
+        database.execute("update tasks set saved_ns=?", (time.time_ns() + 3600 * 10**9,))
+    save(three, "a")
+    three.dump()
+    assert state(tmp_path).get("a", "_values_:") == {"key": "a"}
+
+
+def test_a_file_of_the_first_version_is_upgraded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its rows are kept, and replaced by those of later runs."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "doit.db")) as database:
+        database.executescript(
+            "create table tasks (name text not null primary key, data text not null) without rowid;"
+            "create table forgotten (times integer not null); insert into forgotten values (3);"
+            "insert into tasks values ('a', '{\"deps:\": [1]}'), ('b', '{\"deps:\": [2]}');"
+            "pragma application_id=0x646F6974; pragma user_version=1;"
+        )
+    one = state(tmp_path)
+    assert (one.get("a", "deps:"), one.get("b", "deps:")) == ([1], [2])
+    save(one, "a")
+    one.dump()
+    two = state(tmp_path)
+    assert (two.get("a", "_values_:"), two.get("b", "deps:")) == ({"key": "a"}, [2])
+    assert capsys.readouterr().err == ""
+
+
 def test_what_is_forgotten_takes_the_stamp_along(tmp_path: Path) -> None:
     """Forgetting or ignoring a task removes the snapshot, and other processes notice that something was forgotten."""
     stamp = snapshot_path(str(tmp_path / "doit.db"))

@@ -5,8 +5,9 @@ every half second and holds no lock in between; only the file keeps a row that t
 used is set aside with a warning. The cache is authoritative: after a loss of this file nothing is downloaded again,
 results are adopted from the cache.
 
-Invariants: a row is written only when its task is complete; forgetting a task removes the snapshot (`snapshot_path`)
-before the change is committed.
+Invariants: a row is written only when its task is complete. If two runs save a row for one task, the later one stays,
+in whatever order they are written: it describes the present files. Forgetting a task removes the snapshot
+(`snapshot_path`) before the change is committed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import sqlite3
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -28,6 +30,11 @@ from tasks_lib.session import current_session
 INTERVAL_S: Final = 0.5
 #: Number of rows that are read one by one before all are read at once.
 _MAX_SINGLE_READS: Final = 64
+#: Writes a row unless the file has a later one. A row from the future is not later: the clock was set back since.
+_SAVE: Final = """
+insert into tasks (name, data, saved_ns) values (?1, ?2, ?3) on conflict (name)
+do update set data=?2, saved_ns=?3 where saved_ns <= ?3 or saved_ns > ?4
+"""
 
 StateRow = dict[str, Any]
 
@@ -66,7 +73,7 @@ class StateBackend:
         self._raw: dict[str, str] = {}
         self._rows: dict[str, StateRow] = {}
         self._written: set[str] = set()  # the tasks of which this run wrote a row; only the file has it
-        self._dirty: set[str] = set()
+        self._dirty: dict[str, int] = {}  # when the row of a task was saved, in nanoseconds since 1970
         self._deleted: set[str] = set()
         self._wiped = self._closing = self._reported = False
         self._forgotten = 0
@@ -90,7 +97,7 @@ class StateBackend:
             if key == "ignore:":
                 self._forget()
             if key in ("deps:", "ignore:"):  # doit sets "deps:" last, and "ignore:" alone
-                self._dirty.add(task)
+                self._dirty[task] = time.time_ns()
                 self._start()
 
     def in_(self, task: str) -> bool:
@@ -103,8 +110,8 @@ class StateBackend:
             self._forget()
             for known in (self._rows, self._raw):
                 known.pop(task, None)
-            for names in (self._written, self._dirty):
-                names.discard(task)
+            self._written.discard(task)
+            self._dirty.pop(task, None)
             self._deleted.add(task)
             self._start()
 
@@ -227,7 +234,7 @@ class StateBackend:
         aside = set_aside(self.name, self._trust)
         if aside is not None:
             self._warn(f"cannot use {self.name} ({error}); file moved to {aside}; nothing needs to be fetched again")
-        self._dirty.update(self._rows)
+        self._dirty = dict.fromkeys(self._rows, 0) | self._dirty
         self._written.clear()
         with contextlib.suppress(UnusableDatabaseError, sqlite3.Error):  # the next write reports the error
             self._connection = connect(self.name, self._trust)
@@ -268,18 +275,19 @@ class StateBackend:
             self._replace(error)
 
     def _transaction(self, connection: sqlite3.Connection) -> None:
-        rows = [row for task in self._dirty if task in self._rows and (row := self._encoded(task)) is not None]
+        now = time.time_ns()
+        rows = [(task, text, at, now) for task, at in self._dirty.items() if (text := self._encoded(task))]
         lost = self._wiped or bool(self._deleted)
         connection.execute("begin immediate")
         if self._wiped:
             connection.execute("delete from tasks")
         connection.executemany("delete from tasks where name=?", [(task,) for task in self._deleted])
-        connection.executemany("insert or replace into tasks values (?, ?)", rows)
+        connection.executemany(_SAVE, rows)
         if lost:
             connection.execute("update forgotten set times=times+1")
         connection.execute("commit")
         self._forgotten += lost
-        for task, _ in rows:
+        for task, *_ in rows:
             self._rows.pop(task, None)
             self._raw.pop(task, None)
             self._written.add(task)
@@ -287,17 +295,19 @@ class StateBackend:
         self._deleted.clear()
         self._wiped = False
 
-    def _encoded(self, task: str) -> tuple[str, str] | None:
-        """Encode a row; return None if a user's task returned a value that JSON cannot represent.
+    def _encoded(self, task: str) -> str:
+        """Encode the row of a task; return "" if it has none, or a value of a user that JSON cannot represent.
 
-        This affects only that task: its row from an earlier run is deleted, because it is outdated.
+        Such a value affects only that task: its row from an earlier run is deleted, because it is outdated.
         """
+        if task not in self._rows:
+            return ""
         try:
-            return task, self._codec.encode(self._rows[task])
+            return self._codec.encode(self._rows[task])
         except (TypeError, ValueError) as error:
             self._warn(f"cannot save the values that {escape_text(task)} returned ({error}); it runs again next time")
             self._deleted.add(task)
-            return None
+            return ""
 
     def _rollback(self, error: Exception) -> None:
         if self._connection is not None and self._connection.in_transaction:

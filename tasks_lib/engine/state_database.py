@@ -18,7 +18,7 @@ from tasks_lib.fs.trust import NOBODY, Trust
 #: Identifies the file and its schema; increase VERSION when the schema changes.
 #: Source: https://www.sqlite.org/pragma.html#pragma_application_id
 APPLICATION: Final = 0x646F6974
-VERSION: Final = 1
+VERSION: Final = 2
 #: Suffixes of the files of a database; sqlite replays a WAL file that it finds. Source: https://www.sqlite.org/wal.html
 _SUFFIXES: Final = ("-wal", "-shm", "")
 #: Seconds to wait for another process's transaction, which takes milliseconds.
@@ -26,10 +26,18 @@ _BUSY_S: Final = 60.0
 
 _SCHEMA: Final = f"""
 begin immediate;
-create table if not exists tasks (name text not null primary key, data text not null) without rowid;
+create table if not exists tasks
+    (name text not null primary key, data text not null, saved_ns integer not null default 0) without rowid;
 create table if not exists forgotten (times integer not null);
 insert into forgotten select 0 where not exists (select 1 from forgotten);
 pragma application_id={APPLICATION};
+pragma user_version={VERSION};
+commit;
+"""
+#: Adds to a file of version 1 when each row was saved.
+_UPGRADE: Final = f"""
+begin immediate;
+alter table tasks add column saved_ns integer not null default 0;
 pragma user_version={VERSION};
 commit;
 """
@@ -105,7 +113,11 @@ def _read_version(connection: sqlite3.Connection) -> tuple[int, ...]:
 
 
 def _create_schema(connection: sqlite3.Connection) -> None:
-    if _read_version(connection) == (APPLICATION, VERSION):
+    version = _read_version(connection)
+    if version == (APPLICATION, VERSION):
+        return
+    if version == (APPLICATION, 1):
+        connection.executescript(_UPGRADE)
         return
     if connection.execute("select count(*) from sqlite_master").fetchone()[0]:
         raise UnusableDatabaseError("it has another version")
