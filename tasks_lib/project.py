@@ -19,7 +19,7 @@ from tasks_lib.errors import OfflineError, ToolError, UnsupportedArchiveError
 from tasks_lib.formats import format_from_name
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.host import digest_variables
-from tasks_lib.incremental.marks import unchanged
+from tasks_lib.incremental.fingerprints import are_unchanged
 from tasks_lib.incremental.path_notes import find_project
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.session import Session
@@ -50,7 +50,7 @@ class Project:
         self._session, self._progress = session, progress
         self._guard = threading.RLock()
         self._locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
-        self._settings_marks: dict[str, Fingerprint] = {}
+        self._settings_fingerprints: dict[str, Fingerprint] = {}
 
     @classmethod
     def load(
@@ -89,7 +89,7 @@ class Project:
         for warning in found.judge_cache():
             progress.warn(warning)
         project = cls(Session(found, _environ), progress)
-        project._settings_marks[str(file)] = mark
+        project._settings_fingerprints[str(file)] = mark
         project.definitions  # noqa: B018  # every problem is reported now
         project._passed  # noqa: B018  # as they are now
         return project
@@ -109,11 +109,15 @@ class Project:
     def is_current(self) -> bool:
         """Return whether nothing that was read has changed since: definitions, settings, scripts, passed variables."""
         same = digest_variables(_environ, self._passed) == self._passed
-        return same and unchanged(self._inputs(), self._session.roots)
+        return same and are_unchanged(self._inputs(), self._session.roots)
 
     def _inputs(self) -> dict[str, Fingerprint]:
         """Return each file that was read for the definitions and their keys, as it was then."""
-        return {**self._settings_marks, **self._session.definition_cache.marks, **self._plan.files.marks}
+        return {
+            **self._settings_fingerprints,
+            **self._session.definition_cache.source_fingerprints,
+            **self._plan.files.source_fingerprints,
+        }
 
     @cached_property
     def _passed(self) -> dict[str, str]:

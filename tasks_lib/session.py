@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks_lib.incremental.marks import code_mark, roots
+from tasks_lib.incremental.fingerprints import compute_code_digest, list_roots
 from tasks_lib.layout import find_layout
 from tasks_lib.settings import Settings
 from tasks_lib.ui.output import OutputSettings
@@ -117,12 +117,12 @@ class Session:
     @cached_property
     def code(self) -> str:
         """A digest of the source files of this package."""
-        return code_mark()
+        return compute_code_digest()
 
     @property
     def roots(self) -> list[Path]:
         """The directories and files that may hold definitions."""
-        return roots(self.settings.fetchdefs)
+        return list_roots(self.settings.fetchdefs)
 
     @property
     def definitions(self) -> Definitions:

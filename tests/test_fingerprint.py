@@ -23,7 +23,7 @@ from tasks_lib.fs.fingerprint import (
     is_racy,
     settled_fingerprint,
 )
-from tasks_lib.incremental.marks import unchanged
+from tasks_lib.incremental.fingerprints import are_unchanged
 from tasks_lib.progress import Silent
 from tasks_lib.tree.extraction import Extraction
 from tests.test_architecture import MODULES, name_of
@@ -77,10 +77,10 @@ def test_every_field_counts(tmp_path: Path) -> None:
     if kept == UNTRUSTED:
         time.sleep(2 * RACY_NS / 1e9)
         kept = Fingerprint.at(tmp_path)
-    assert unchanged({str(tmp_path): kept}, [tmp_path])
+    assert are_unchanged({str(tmp_path): kept}, [tmp_path])
     for field in Fingerprint._fields:
         other = kept._replace(**{field: getattr(kept, field) + 1})
-        assert not unchanged({str(tmp_path): other}, [tmp_path]), field
+        assert not are_unchanged({str(tmp_path): other}, [tmp_path]), field
 
 
 def test_what_is_absent(tmp_path: Path) -> None:

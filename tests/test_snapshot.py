@@ -20,7 +20,7 @@ from tasks_lib.fs.fingerprint import RACY_NS, UNTRUSTED, Fingerprint
 from tasks_lib.incremental import other_names
 from tasks_lib.incremental import snapshot as stamps
 from tasks_lib.incremental.definition_cache import DefinitionCache
-from tasks_lib.incremental.marks import RACY, code_mark, look_at, signs_of
+from tasks_lib.incremental.fingerprints import RACY, compute_code_digest, read_fingerprints, read_settled_fingerprints
 from tasks_lib.incremental.run_plan import Observations
 from tests.archives import Member, tar
 from tests.origin import Origin, reply
@@ -285,20 +285,24 @@ def test_changed_code(tmp_path: Path) -> None:
     for other in (("new", "settings", "selection", 1), ("code", "settings", "selection", 2)):
         assert stamps.read(tmp_path / "s", stamps.SnapshotHead(*other)) is None
     shutil.copytree(ROOT / "tasks_lib", tmp_path / "tasks_lib")
-    command = [sys.executable, "-c", "from tasks_lib.incremental.marks import code_mark; print(code_mark())"]
-    marks = []
+    command = [
+        sys.executable,
+        "-c",
+        "from tasks_lib.incremental.fingerprints import compute_code_digest; print(compute_code_digest())",
+    ]
+    digests = []
     for text in ("", "#\n"):
         append(tmp_path / "tasks_lib/tree/manifest.py", text)
-        marks.append(subprocess.check_output(command, cwd=tmp_path, env={**CLEAN, "PYTHONPATH": str(tmp_path)}))
-    assert marks[0] != marks[1]
-    assert code_mark() == code_mark()
+        digests.append(subprocess.check_output(command, cwd=tmp_path, env={**CLEAN, "PYTHONPATH": str(tmp_path)}))
+    assert digests[0] != digests[1]
+    assert compute_code_digest() == compute_code_digest()
 
 
 def _stamped(directory: Path, *names: str) -> tuple[Path, stamps.SnapshotHead]:
     """Write a snapshot of one task with these files."""
     time.sleep(2 * RACY_NS / 1e9)
     head, paths = stamps.SnapshotHead("code", "settings", "selection", 1), [str(directory / name) for name in names]
-    row = stamps.SnapshotRow((), tuple(paths), look_at(paths))
+    row = stamps.SnapshotRow((), tuple(paths), read_settled_fingerprints(paths))
     stamps.write(directory / "s", head, DefinitionCache(directory / "l", ""), ({}, {}), {"t": row}, ["t"])
     return directory / "s", head
 
@@ -333,7 +337,9 @@ def test_hard_link_is_checked_through_its_directory(edit: str, tmp_path: Path) -
     change(tmp_path)
     changed = before.changed()
     assert bool(changed) == noticed
-    assert changed == [one for one in (0, 1) if signs_of([before.paths[one]]) != [before.signs[one]]]  # both names
+    assert changed == [
+        one for one in (0, 1) if read_fingerprints([before.paths[one]]) != [before.fingerprints[one]]
+    ]  # both names
 
 
 @pytest.mark.parametrize("edit", SECOND)
@@ -346,8 +352,12 @@ def test_hard_link_in_the_previous_snapshot(edit: str, tmp_path: Path) -> None:
     before = stamps.read(*_stamped(tmp_path, "artifact", "blobs/b"))
     assert before is not None
     change(tmp_path)
-    again = other_names.second_names(dict(zip(before.paths, before.signs, strict=True)), other_names.verified(before))
-    first_changed = signs_of(before.paths[:1]) != before.signs[:1].tolist()  # which the next run looks at anyway
+    again = other_names.find_second_names(
+        dict(zip(before.paths, before.fingerprints, strict=True)), other_names.list_verified_names(before)
+    )
+    first_changed = (
+        read_fingerprints(before.paths[:1]) != before.fingerprints[:1].tolist()
+    )  # which the next run looks at anyway
     assert (before.paths[1] not in again or first_changed) == noticed
 
 
@@ -386,7 +396,7 @@ def test_link_is_checked_with_its_file(edit: str, tmp_path: Path) -> None:
     before = stamps.read(*_stamped(tmp_path, "files/f", "links/l"))
     assert before is not None
     assert (before.first, before.links) == (b"", os.fsencode(tmp_path / "links/l"))
-    assert other_names.links_to_files(before.paths, dict(zip(before.paths, before.signs, strict=True)), before)
+    assert other_names.find_links(before.paths, dict(zip(before.paths, before.fingerprints, strict=True)), before)
     change(tmp_path)
     assert [before.paths[one] for one in before.changed()] == [str(tmp_path / name) for name in expected]
 
@@ -428,7 +438,7 @@ def test_two_links_to_one_file(gone: str, tmp_path: Path) -> None:
         (tmp_path / name).symlink_to("../files/f")
     before = stamps.read(*_stamped(tmp_path, "files/f", "links/l", "links/m"))
     assert before is not None
-    assert len(before.paths) == len(before.signs) == 3
+    assert len(before.paths) == len(before.fingerprints) == 3
     if gone:
         (tmp_path / gone).unlink()
     assert [before.paths[one] for one in before.changed()] == ([str(tmp_path / gone)] if gone else [])
@@ -454,8 +464,14 @@ def test_too_recent_directory(tmp_path: Path) -> None:
     (tmp_path / "blobs/b").hardlink_to(tmp_path / "artifact")
     time.sleep(2 * RACY_NS / 1e9)
     (tmp_path / "blobs/new").write_text("2")
-    signs = dict(zip(names := [str(tmp_path / "artifact"), str(tmp_path / "blobs/b")], look_at(names), strict=True))
-    assert other_names.second_names(signs, {}) == {names[1]: RACY}
+    fingerprints = dict(
+        zip(
+            names := [str(tmp_path / "artifact"), str(tmp_path / "blobs/b")],
+            read_settled_fingerprints(names),
+            strict=True,
+        )
+    )
+    assert other_names.find_second_names(fingerprints, {}) == {names[1]: RACY}
 
 
 def test_too_recent_file(tmp_path: Path) -> None:
@@ -463,11 +479,11 @@ def test_too_recent_file(tmp_path: Path) -> None:
     path = tmp_path / "young"
     path.write_text("1")
     assert Fingerprint.at(path) == UNTRUSTED
-    assert look_at([str(path)])[0] == RACY
+    assert read_settled_fingerprints([str(path)])[0] == RACY
     time.sleep(2 * RACY_NS / 1e9)
-    assert look_at([str(path)]) == tuple(signs_of([str(path)]))
+    assert read_settled_fingerprints([str(path)]) == tuple(read_fingerprints([str(path)]))
     assert Fingerprint.at(path) == Fingerprint.of(path.stat())
-    assert look_at([str(path)], before=path.stat().st_ctime_ns)[0] == RACY
+    assert read_settled_fingerprints([str(path)], before=path.stat().st_ctime_ns)[0] == RACY
 
 
 def test_clock_set_back(monkeypatch: pytest.MonkeyPatch) -> None:

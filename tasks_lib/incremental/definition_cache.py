@@ -96,7 +96,7 @@ class CachedDefinitions(msgspec.Struct, array_like=True):
     """
 
     code: str
-    marks: dict[str, Fingerprint]
+    source_fingerprints: dict[str, Fingerprint]
     sources: msgspec.Raw
     fetches: Block
     toolchains: Block
@@ -200,7 +200,7 @@ class DefinitionCache:
         self.identity = b""
         self._consumers: msgspec.Raw | dict[str, list[str]] = msgspec.Raw(_NOTHING)
         self.shares = b""
-        self.marks: Mapping[str, Fingerprint] = {}
+        self.source_fingerprints: Mapping[str, Fingerprint] = {}
 
     def read(self) -> CachedDefinitions | None:
         """Return the cached definitions, None when the file is missing, unusable or not of a trusted user."""
@@ -222,7 +222,7 @@ class DefinitionCache:
         return kept
 
     def _remember(self, kept: CachedDefinitions) -> None:
-        self._consumers, self.marks, self.shares = kept.consumers, kept.marks, kept.shares
+        self._consumers, self.source_fingerprints, self.shares = kept.consumers, kept.source_fingerprints, kept.shares
 
     @property
     def consumers(self) -> Mapping[str, list[str]]:
@@ -343,11 +343,13 @@ class CachedFiles:
         """Keep the share of a fetch that was parsed."""
         self._shares[fetch.name] = share_of(fetch)
 
-    def kept(self, code: str, marks: dict[str, Fingerprint], definitions: Definitions) -> CachedDefinitions:
+    def kept(
+        self, code: str, source_fingerprints: dict[str, Fingerprint], definitions: Definitions
+    ) -> CachedDefinitions:
         """Return all definitions in the form of the cache file."""
         return CachedDefinitions(
             code=code,
-            marks=marks,
+            source_fingerprints=source_fingerprints,
             sources=_raw(self._sources),
             fetches=Block.of(_encoded(definitions.fetches)),
             toolchains=Block.of(_encoded(definitions.toolchains)),

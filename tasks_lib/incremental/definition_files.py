@@ -18,7 +18,7 @@ from tasks_lib.errors import DefinitionError, Problem, ToolError
 from tasks_lib.fs.fingerprint import UNTRUSTED, Fingerprint
 from tasks_lib.host import machine_platform
 from tasks_lib.incremental.definition_cache import CachedFiles, DefinitionCache, definitions_of
-from tasks_lib.incremental.marks import roots, unchanged
+from tasks_lib.incremental.fingerprints import are_unchanged, list_roots
 from tasks_lib.incremental.resources import ReferencedFiles
 from tasks_lib.layout import Layout, find_layout
 from tasks_lib.units import format_size
@@ -59,19 +59,19 @@ def _load_all(
 ) -> Definitions:
     """Return the definitions at a path, for all platforms."""
     kept = definition_cache.read() if definition_cache is not None else None
-    if kept is not None and unchanged(kept.marks, roots(given)):
+    if kept is not None and are_unchanged(kept.source_fingerprints, list_roots(given)):
         return definitions_of(kept)
-    marks = {str(root): Fingerprint.at(root) for root in roots(given)}
+    source_fingerprints = {str(root): Fingerprint.at(root) for root in list_roots(given)}
     memory = CachedFiles(kept) if definition_cache is not None else None
     layout = find_layout(given)
     if layout.root and topsrcdir:
         layout = layout._replace(root=os.path.abspath(topsrcdir))  # noqa: PTH100  # a symlink is kept
-    definitions = _Loading(layout, marks, memory).definitions()
+    definitions = _Loading(layout, source_fingerprints, memory).definitions()
     if layout.root:
-        definitions = _with_existing_files(definitions, files or ReferencedFiles({}), marks)
+        definitions = _with_existing_files(definitions, files or ReferencedFiles({}), source_fingerprints)
     if definition_cache is None or memory is None:
         return definitions
-    made = memory.kept(definition_cache.code, marks, definitions)
+    made = memory.kept(definition_cache.code, source_fingerprints, definitions)
     definitions = definitions_of(made, definitions)  # before the write: frees the encoded definitions that `made` has
     definition_cache.write(made)
     return definitions
@@ -80,8 +80,8 @@ def _load_all(
 class _Loading:
     """The reading of all files of a layout."""
 
-    def __init__(self, layout: Layout, marks: dict[str, Fingerprint], memory: CachedFiles | None) -> None:
-        self._layout, self._marks, self._memory = layout, marks, memory
+    def __init__(self, layout: Layout, source_fingerprints: dict[str, Fingerprint], memory: CachedFiles | None) -> None:
+        self._layout, self._source_fingerprints, self._memory = layout, source_fingerprints, memory
         self._problems: list[Problem] = []
         self._refused: dict[str, RefusedDefinition] = {}
         self._count = 0
@@ -160,7 +160,7 @@ class _Loading:
             self._problems.append(problem)
 
     def _read(self, kind: str, path: Path, root: str) -> SourceFile | None:
-        self._marks[str(path)] = Fingerprint.at(path)
+        self._source_fingerprints[str(path)] = Fingerprint.at(path)
         reason = hint = text = ""
         line = 1
         try:
@@ -190,7 +190,7 @@ class _Loading:
 
 
 def _with_existing_files(
-    definitions: Definitions, files: ReferencedFiles, marks: dict[str, Fingerprint]
+    definitions: Definitions, files: ReferencedFiles, source_fingerprints: dict[str, Fingerprint]
 ) -> Definitions:
     """Refuse toolchains whose scripts or resources do not exist, and those that need them.
 
@@ -202,7 +202,7 @@ def _with_existing_files(
         for key, one in _references(toolchain):
             fault = fault_of(files, key, one)
             if fault:
-                marks[one.path] = UNTRUSTED if "*" in one.text else Fingerprint.at(one.path)
+                source_fingerprints[one.path] = UNTRUSTED if "*" in one.text else Fingerprint.at(one.path)
                 problems.setdefault(
                     toolchain.name, Problem(toolchain.file, toolchain.line, f"{toolchain.name}.run.{key}", *fault)
                 )

@@ -55,7 +55,7 @@ class ReferencedFiles:
         self._environ = environ
         self._directory = directory
         #: Of each file that was read and of each path that decides which files match, as it was then.
-        self.marks: dict[str, Fingerprint] = {}
+        self.source_fingerprints: dict[str, Fingerprint] = {}
         self.digest_of = lru_cache(maxsize=None)(self._digest_of)
         self._match = lru_cache(maxsize=None)(self._matched)
         self._checkout = lru_cache(maxsize=None)(self._listed)
@@ -103,7 +103,7 @@ class ReferencedFiles:
 
     def _digest_of(self, path: str) -> Digest:
         place = os.path.join(self._directory, path)  # noqa: PTH118  # texts
-        self.marks[place] = Fingerprint.at(place)
+        self.source_fingerprints[place] = Fingerprint.at(place)
         return digest_of(place)
 
     def _content(self, path: str) -> str:
@@ -124,7 +124,7 @@ class ReferencedFiles:
             names, watched = _walk(base, fixed)
         else:
             names, watched = _below(checkout.names, fixed), [checkout.marker]
-        self.marks |= {path: Fingerprint.at(path) for path in watched}
+        self.source_fingerprints |= {path: Fingerprint.at(path) for path in watched}
         expression = _expression(pattern)
         return _Match(base, tuple(name for name in names if expression.fullmatch(name)), tuple(watched))
 

@@ -18,7 +18,7 @@ from tasks_lib.fs.fingerprint import RACY_NS
 from tasks_lib.fs.system_calls import boot_identity
 from tasks_lib.host import platform_name
 from tasks_lib.incremental import snapshot as snapshots
-from tasks_lib.incremental.marks import look_at, unchanged
+from tasks_lib.incremental.fingerprints import are_unchanged, read_settled_fingerprints
 from tasks_lib.incremental.selection import PLACES, Names, affected, closure, digests, no_names, owner_of
 from tasks_lib.incremental.snapshot import Snapshot, SnapshotHead, SnapshotRow
 
@@ -82,9 +82,9 @@ class Observations:
         if not paths or any(getattr(check, "variables", ()) for check, *_ in task.uptodate):
             return None  # the snapshot knows files and settings only
         links = tuple(path for path in map(os.path.realpath, sources) if path not in sources)
-        signs = look_at(paths) + look_at(sources + links, self._loaded_ns)
+        fingerprints = read_settled_fingerprints(paths) + read_settled_fingerprints(sources + links, self._loaded_ns)
         notes = filter(None, (check.note() for check, *_ in task.uptodate))
-        return SnapshotRow(tuple(task.task_dep), paths + sources + links, signs, "; ".join(notes))
+        return SnapshotRow(tuple(task.task_dep), paths + sources + links, fingerprints, "; ".join(notes))
 
     def note_up_to_date(self, task: Any, row: SnapshotRow | None) -> None:
         """Keep what `look` returned before the check that found the task up to date."""
@@ -177,7 +177,7 @@ def plan_run(
     if before is None:
         inputs.enter()
         return plan
-    same, changed = unchanged(before.marks, inputs.roots), before.changed()
+    same, changed = are_unchanged(before.source_fingerprints, inputs.roots), before.changed()
     if same and not (changed or before.open):
         plan.is_noop, plan.up_to_date, plan.definitions = True, before.names, no_names()
         plan.notes = before.notes

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.fs.fingerprint import Fingerprint, compact_fingerprint, compact_fingerprints
 from tasks_lib.fs.trust import NOBODY, Trust
-from tasks_lib.incremental.marks import RACY, entries_of, signs_of
-from tasks_lib.incremental.other_names import links_to_files, second_names, verified
+from tasks_lib.incremental.fingerprints import RACY, read_directory_fingerprint, read_fingerprints
+from tasks_lib.incremental.other_names import find_links, find_second_names, list_verified_names
 from tasks_lib.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -32,18 +32,18 @@ _MAGIC: Final = b"doit-fetch stamp 6\n"
 #: The sizes of all parts of the file but the last.
 _SIZES: Final = struct.Struct("7Q")
 #: Bytes of names that are compared at a time, in memory that is used again.
-_TURN: Final = 1 << 15
+_BATCH: Final = 1 << 15
 
 
 class SnapshotRow(NamedTuple):
-    """One task that is up to date: its dependencies, the files that prove it, and the signs of those files.
+    """One task that is up to date: its dependencies, the files that prove it, and the fingerprints of those files.
 
     `note` says what is not confirmed about its output.
     """
 
     needs: tuple[str, ...]
     paths: tuple[str, ...]
-    signs: tuple[int, ...]
+    fingerprints: tuple[int, ...]
     note: str = ""
 
 
@@ -62,28 +62,28 @@ _Rows = dict[str, tuple[tuple[str, ...], tuple[int, ...]]]
 class Snapshot(NamedTuple):
     """A snapshot that was read; `open` lists the requested tasks that are not known to be up to date.
 
-    Each text has names of files, separated by NUL; `signs` are those of `first`, `links`, `targets` and `others`, in
+    Each text has names of files, separated by NUL; `fingerprints` are of `first`, `links`, `targets` and `others`, in
     this order. A symlink and the file to which it leads (the link to an artifact) are checked by one stat() of it.
     A file with two names (a blob and its artifact) is checked once: `others` are the second names, ordered by
     `directories`. A second name is valid while the names in its directory and the file are unchanged.
     """
 
     definition_cache: bytes
-    marks: dict[str, Fingerprint]
+    source_fingerprints: dict[str, Fingerprint]
     open: list[str]
-    directories: dict[str, list[int]]  # sign, and number of second names
+    directories: dict[str, list[int]]  # fingerprint, and number of second names
     first: bytes
     links: bytes
     targets: bytes
     others: bytes
-    signs: array[int]
+    fingerprints: array[int]
     names: list[str]  # of the tasks with rows
     notes: dict[str, str]  # of the rows that have one
     more: memoryview  # needed only when something changed
 
     @property
     def paths(self) -> list[str]:
-        """The files, in the order of `signs`."""
+        """The files, in the order of `fingerprints`."""
         return [path for text in (self.first, self.links, self.targets, self.others) for path in _words(text)]
 
     @property
@@ -93,25 +93,27 @@ class Snapshot(NamedTuple):
 
     def changed(self) -> list[int]:
         """Return the indexes of the files that changed."""
-        found, at = self._changed(self.first, 0, _OWN)
+        found, at = self._changed(self.first, 0, _LSTAT)
         end = at + _count(self.links)
         found += self._changed_links(at, end - at)
         at = end + end - at
-        changed = {self.signs[one] for one in found}  # of files that may have second names
-        for directory, (sign, count) in self.directories.items():
-            is_file_changed = changed and not changed.isdisjoint(self.signs[at : at + count])
-            if is_file_changed or entries_of(directory) != sign or sign == RACY:
+        changed = {self.fingerprints[one] for one in found}  # of files that may have second names
+        for directory, (fingerprint, count) in self.directories.items():
+            is_file_changed = changed and not changed.isdisjoint(self.fingerprints[at : at + count])
+            if is_file_changed or read_directory_fingerprint(directory) != fingerprint or fingerprint == RACY:
                 paths = self.paths
-                found += [one for one in range(at, at + count) if signs_of([paths[one]]) != [self.signs[one]]]
+                found += [
+                    one for one in range(at, at + count) if _read_fingerprint(paths[one]) != self.fingerprints[one]
+                ]
             at += count
         return found
 
-    def _changed(self, text: bytes, at: int, look: _Look) -> tuple[list[int], int]:
+    def _changed(self, text: bytes, at: int, call: _StatCall) -> tuple[list[int], int]:
         """Return which of the names in a text changed, and the index behind the last one; `at` is that of the first."""
         found: list[int] = []
-        for names in _turns(text):
-            signs = self.signs[at : at + len(names)].tolist()
-            found += [at + one for one in _different(names, signs, look)]
+        for names in _batches(text):
+            fingerprints = self.fingerprints[at : at + len(names)].tolist()
+            found += [at + one for one in _find_different(names, fingerprints, call)]
             at += len(names)
         return found, at
 
@@ -119,9 +121,11 @@ class Snapshot(NamedTuple):
         """Return which links do not lead to their files any more, and which of these files changed."""
         if not count:
             return []
-        found = [one - count for one in self._changed(self.links, start + count, _BEHIND)[0]]
+        found = [one - count for one in self._changed(self.links, start + count, _STAT)[0]]
         targets = _words(self.targets) if found else []
-        return found + [one + count for one in found if signs_of([targets[one - start]]) != [self.signs[one + count]]]
+        return found + [
+            one + count for one in found if _read_fingerprint(targets[one - start]) != self.fingerprints[one + count]
+        ]
 
     def digests(self) -> Sequence[dict[str, bytes]]:
         """Return the digests of the definitions of each kind when the snapshot was written."""
@@ -129,12 +133,12 @@ class Snapshot(NamedTuple):
 
     def rows(self) -> dict[str, SnapshotRow]:
         """Return the rows by task name."""
-        made, paths, signs = _unpacked(self.more)[1], self.paths, self.signs
+        made, paths, fingerprints = _unpacked(self.more)[1], self.paths, self.fingerprints
         return {
             task: SnapshotRow(
                 needs,
                 tuple([paths[at] for at in places]),
-                tuple([signs[at] for at in places]),
+                tuple([fingerprints[at] for at in places]),
                 self.notes.get(task, ""),
             )
             for task, (needs, places) in made.items()
@@ -146,48 +150,49 @@ class Snapshot(NamedTuple):
         return {task for task, (_, at) in _unpacked(self.more)[1].items() if not places.isdisjoint(at)}
 
 
-def _turns(text: bytes) -> Iterator[list[bytes]]:
-    """Yield the names in a text, some at a time."""
+def _batches(text: bytes) -> Iterator[list[bytes]]:
+    """Yield the names in a text in batches."""
     at = 0
     while at < len(text):
-        end = text.find(b"\0", at + _TURN)
+        end = text.find(b"\0", at + _BATCH)
         end = end if end >= 0 else len(text)
         yield text[at:end].split(b"\0")
         at = end + 1
 
 
-def _different(names: list[bytes], signs: list[int], look: _Look) -> list[int]:
-    """Return the indexes of the files that `look` shows with another sign."""
+def _find_different(names: list[bytes], fingerprints: list[int], call: _StatCall) -> list[int]:
+    """Return the indexes of the files that `call` shows with another fingerprint."""
     try:
-        now = compact_fingerprints(map(look.status, names))
+        now = compact_fingerprints(map(call.stat, names))
     except OSError:  # a file is missing, perhaps as before: look at each
         now = [-1] * len(names)
-    if now == signs:
+    if now == fingerprints:
         return []
-    differ = [at for at, (one, two) in enumerate(zip(now, signs, strict=True)) if one != two]
-    return [at for at in differ if look.sign(os.fsdecode(names[at])) != signs[at]]  # that of a directory is its inode
+    differ = [at for at, (one, two) in enumerate(zip(now, fingerprints, strict=True)) if one != two]
+    # a directory is among them: its fingerprint is its inode
+    return [at for at in differ if call.read(os.fsdecode(names[at])) != fingerprints[at]]
 
 
-def _own_sign(path: str) -> int:
-    return signs_of([path])[0]
+def _read_fingerprint(path: str) -> int:
+    return read_fingerprints([path])[0]
 
 
-def _sign_behind(link: str) -> int:
+def _read_fingerprint_behind(link: str) -> int:
     try:
         return compact_fingerprint(os.stat(link))  # noqa: PTH116  # as text
     except OSError:
         return 0
 
 
-class _Look(NamedTuple):
-    """How to look at files: the function that is fast, and the one that knows every case."""
+class _StatCall(NamedTuple):
+    """A system call, and the function that reads a fingerprint with it also of missing files and directories."""
 
-    status: Callable[[bytes], os.stat_result]
-    sign: Callable[[str], int]
+    stat: Callable[[bytes], os.stat_result]
+    read: Callable[[str], int]
 
 
-_OWN: Final = _Look(os.lstat, _own_sign)
-_BEHIND: Final = _Look(os.stat, _sign_behind)
+_LSTAT: Final = _StatCall(os.lstat, _read_fingerprint)
+_STAT: Final = _StatCall(os.stat, _read_fingerprint_behind)
 
 
 def _unpacked(more: memoryview) -> tuple[list[dict[str, bytes]], _Rows]:
@@ -225,14 +230,14 @@ def read(path: Path, head: SnapshotHead, trust: Trust = NOBODY) -> Snapshot | No
             return None
         return Snapshot(
             definition_cache=bytes.fromhex(known["library"]),
-            marks={name: Fingerprint(*mark) for name, mark in known["marks"].items()},
+            source_fingerprints={name: Fingerprint(*mark) for name, mark in known["source_fingerprints"].items()},
             open=known["open"],
             directories=known["directories"],
             first=bytes(parts[2]),
             links=bytes(parts[3]),
             targets=bytes(parts[4]),
             others=bytes(parts[5]),
-            signs=array("Q", bytes(parts[1])),
+            fingerprints=array("Q", bytes(parts[1])),
             names=_words(bytes(parts[6])),
             notes=known["notes"],
             more=more,
@@ -278,11 +283,12 @@ def write(
         wanted: names of all requested tasks.
         before: the snapshot that this one replaces.
     """
-    signs = _agreed(rows)
-    seconds = second_names(signs, verified(before) if before is not None else {})
-    links = links_to_files([one for one in signs if one not in seconds], signs, before)
+    fingerprints = _agreed(rows)
+    seconds = find_second_names(fingerprints, list_verified_names(before) if before is not None else {})
+    links = find_links([one for one in fingerprints if one not in seconds], fingerprints, before)
     checked = {*links, *links.values(), *seconds}
-    first = sorted((one for one in signs if one not in checked), key=lambda one: signs[one] == 0)  # missing ones last
+    alone = (one for one in fingerprints if one not in checked)
+    first = sorted(alone, key=lambda one: fingerprints[one] == 0)  # missing ones last
     others = sorted(seconds, key=posixpath.dirname)
     texts = (first, links, links.values(), others)
     places = {one: at for at, one in enumerate(one for text in texts for one in text)}
@@ -294,11 +300,11 @@ def write(
         "head": head,
         "open": [task for task in wanted if task not in rows],
         "library": definition_cache.identity.hex(),
-        "marks": dict(definition_cache.marks),
+        "source_fingerprints": dict(definition_cache.source_fingerprints),
         "directories": directories,
         "notes": {task: row.note for task, row in rows.items() if row.note},
     }
-    parts = [json.dumps(known).encode(), array("Q", [signs[one] for one in places]).tobytes()]
+    parts = [json.dumps(known).encode(), array("Q", [fingerprints[one] for one in places]).tobytes()]
     parts += [os.fsencode("\0".join(text)) for text in (*texts, made)]
     rest: bytes = _msgpack().encode(([*map(dict, digests)], made))
     body = [_SIZES.pack(*map(len, parts)), *parts, rest]
@@ -310,10 +316,10 @@ def write(
 
 
 def _agreed(rows: Mapping[str, SnapshotRow]) -> dict[str, int]:
-    """Return the sign of each file; RACY for one that two tasks saw differently, or from before 1970."""
-    signs: dict[str, int] = {}
+    """Return the fingerprint of each file; RACY for one that two tasks saw differently, or from before 1970."""
+    fingerprints: dict[str, int] = {}
     for row in rows.values():
-        for one, sign in zip(row.paths, row.signs, strict=True):
-            if signs.setdefault(one, sign) != sign or sign < 0:
-                signs[one] = RACY
-    return signs
+        for one, fingerprint in zip(row.paths, row.fingerprints, strict=True):
+            if fingerprints.setdefault(one, fingerprint) != fingerprint or fingerprint < 0:
+                fingerprints[one] = RACY
+    return fingerprints

@@ -45,7 +45,7 @@ class Files(Protocol):
     """The files that definitions refer to."""
 
     @property
-    def marks(self) -> Mapping[str, Fingerprint]:
+    def source_fingerprints(self) -> Mapping[str, Fingerprint]:
         """Each file that was read and each path that decides which files match, as it was then."""
 
     def digest_of(self, path: str) -> Digest:

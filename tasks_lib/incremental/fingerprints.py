@@ -17,17 +17,17 @@ from tasks_lib.layout import find_layout
 
 _DIRECTORY: Final = 0o040000
 _FORMAT: Final = 0o170000
-#: The sign of a file that changed too recently to trust; it never matches. See `fingerprint.is_racy`.
+#: The fingerprint of a file that changed too recently to trust; it never matches. See `fingerprint.is_racy`.
 RACY: Final = (1 << 64) - 1
 
 
-def signs_of(paths: Iterable[str]) -> list[int]:
-    """Return a sign of the content of each file: 0 when it is missing; for a directory, its inode.
+def read_fingerprints(paths: Iterable[str]) -> list[int]:
+    """Return a fingerprint of the content of each file: 0 when it is missing; for a directory, its inode.
 
-    A directory whose path ends with a slash has a sign of its names. Source: as `entries_of`.
+    A directory whose path ends with a slash has a fingerprint of its names. Source: as `read_directory_fingerprint`.
     """
-    signs: list[int] = []
-    add, look = signs.append, os.lstat
+    fingerprints: list[int] = []
+    add, look = fingerprints.append, os.lstat
     for path in paths:
         try:
             status = look(path)
@@ -36,33 +36,33 @@ def signs_of(paths: Iterable[str]) -> list[int]:
             continue
         is_inode = status.st_mode & _FORMAT == _DIRECTORY and path[-1] != "/"
         add(status.st_ino if is_inode else compact_fingerprint(status))
-    return signs
+    return fingerprints
 
 
-def look_at(paths: Iterable[str], before: int = 0) -> tuple[int, ...]:
-    """Return the signs to store; a file that changed just now gets a sign that never matches.
+def read_settled_fingerprints(paths: Iterable[str], before: int = 0) -> tuple[int, ...]:
+    """Return the fingerprints to store; a file that changed just now gets a fingerprint that never matches.
 
     Args:
         paths: the files.
         before: the time at which the files were read, in nanoseconds since 1970; 0 for now.
     """
     looked_ns = before or time.time_ns()
-    signs = []
+    fingerprints = []
     for path in paths:
         try:
             status = os.lstat(path)
         except OSError:
-            signs.append(0)
+            fingerprints.append(0)
             continue
         if status.st_mode & _FORMAT == _DIRECTORY and path[-1] != "/":
-            signs.append(status.st_ino)
+            fingerprints.append(status.st_ino)
         else:
-            signs.append(RACY if is_racy(status, looked_ns) else compact_fingerprint(status))
-    return tuple(signs)
+            fingerprints.append(RACY if is_racy(status, looked_ns) else compact_fingerprint(status))
+    return tuple(fingerprints)
 
 
-def entries_of(directory: str) -> int:
-    """Return a sign of the names in a directory, RACY when it cannot be trusted.
+def read_directory_fingerprint(directory: str) -> int:
+    """Return a fingerprint of the names in a directory, RACY when it cannot be trusted.
 
     Source: POSIX, rename() and unlink() update the last status change of the directory.
     """
@@ -73,13 +73,13 @@ def entries_of(directory: str) -> int:
     return RACY if is_racy(status, time.time_ns()) else compact_fingerprint(status)
 
 
-def roots(given: Path) -> list[Path]:
+def list_roots(given: Path) -> list[Path]:
     """Return the places that may hold definitions; additions there are noticed."""
     layout = find_layout(given)
     return [*layout.places, *layout.mirrors]
 
 
-def code_mark() -> str:
+def compute_code_digest() -> str:
     """Return a digest of paths, sizes and times of this package: other code may parse the same text differently."""
     digest = hashlib.sha256()
     top = Path(__file__).parent.parent
@@ -93,8 +93,8 @@ def code_mark() -> str:
     return digest.hexdigest()
 
 
-def unchanged(marks: Mapping[str, Fingerprint], roots: Iterable[Path]) -> bool:
+def are_unchanged(source_fingerprints: Mapping[str, Fingerprint], roots: Iterable[Path]) -> bool:
     """Whether no source of the definitions has changed; `roots` are the places that may hold definitions."""
-    if any(str(root) not in marks for root in roots):
+    if any(str(root) not in source_fingerprints for root in roots):
         return False
-    return all(mark.is_at(path) for path, mark in marks.items())
+    return all(mark.is_at(path) for path, mark in source_fingerprints.items())
