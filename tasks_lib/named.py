@@ -1,6 +1,6 @@
 """Named tuples whose classes are cheap to create: a command creates thirty of them when it starts.
 
-`typing.NamedTuple` compiles the text of each annotation, which takes two thirds of its time (docs/decisions/0045).
+`typing.NamedTuple` compiles the text of each annotation, which takes more than half of its time (docs/decisions/0045).
 """
 
 from __future__ import annotations

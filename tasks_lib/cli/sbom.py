@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from tasks_lib.cli.project_command import DefinitionCommand
-from tasks_lib.definitions import Definitions, Fetch
-from tasks_lib.definitions.lookup import find_definitions
 from tasks_lib.engine.base_command import (
     OFFLINE,
     OUTPUT_FILE,
@@ -23,7 +21,9 @@ from tasks_lib.engine.base_command import (
 from tasks_lib.errors import ToolError
 from tasks_lib.pins.materials import Material, list_materials
 from tasks_lib.pins.spdx import write_spdx
+from tasks_lib.project import Project
 from tasks_lib.session import Session
+from tasks_lib.ui.events import stderr_progress
 
 
 class SbomCommand(DefinitionCommand):
@@ -44,8 +44,8 @@ class SbomCommand(DefinitionCommand):
 
     def work(self, session: Session, params: Any, args: list[str]) -> int:
         """Answer for the definitions that the arguments name, or that a toolchain or image among them is made of."""
-        fetches = list_parts(session.definitions, args) if args else list(session.definitions.fetches.values())
-        return self.answer(session, fetches, params)
+        chosen = {one.name for one in Project(session, stderr_progress()).select(args)}
+        return self.answer(session, [one for one in session.definitions.fetches.values() if one.name in chosen], params)
 
     def answer(self, session: Session, fetches: Sequence[Any], params: Any) -> int:
         """Write the bill of materials; return the exit status.
@@ -66,26 +66,6 @@ class SbomCommand(DefinitionCommand):
         except OSError as error:
             raise usage_error(format_write_error(params["into"], error)) from None
         return 0
-
-
-def list_parts(definitions: Definitions, words: Iterable[str]) -> list[Fetch]:
-    """Return the fetch definitions that the words mean, or that the toolchains and images that they mean consist of.
-
-    Raises:
-        UnknownNameError: a word matches nothing.
-    """
-    waiting = find_definitions(definitions, words)
-    seen: set[str] = set()
-    parts: set[str] = set()
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, Fetch):
-            parts.add(one.name)
-            continue
-        names = {f"{entry.kind}:{entry.name}" for entry in one.fetches}
-        waiting += find_definitions(definitions, names - seen)
-        seen |= names
-    return [fetch for name, fetch in definitions.fetches.items() if name in parts]
 
 
 def write(materials: Sequence[Material], form: str, created_s: int) -> str:

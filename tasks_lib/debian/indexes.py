@@ -28,7 +28,7 @@ def read_index(file: BinaryIO, index: LockedIndex, limits: Limits) -> Iterator[b
     Raises:
         IndexDigestError: it is not an index, although its digest is that of the lock.
     """
-    with _naming(index):
+    with _read_errors_as_index_errors(index):
         yield from split_paragraphs(_decompress(file, index, limits))
 
 
@@ -38,7 +38,7 @@ def _decompress(file: BinaryIO, index: LockedIndex, limits: Limits) -> Iterator[
 
 
 @contextlib.contextmanager
-def _naming(index: LockedIndex) -> Iterator[None]:
+def _read_errors_as_index_errors(index: LockedIndex) -> Iterator[None]:
     """Raise an IndexDigestError if an index cannot be read."""
     try:
         yield
@@ -100,7 +100,7 @@ def _select(
 ) -> Iterator[tuple[LockedPackage, bytes]]:
     """Yield the packages with these paths that an index lists, and their paragraphs."""
     paths = wanted | {b"./" + path: package for path, package in wanted.items()}
-    with opened as file, _naming(index):
+    with opened as file, _read_errors_as_index_errors(index):
         for path, paragraph in select_paragraphs(_decompress(file, index, limits), _FILENAME, paths):
             yield paths[path], paragraph
 

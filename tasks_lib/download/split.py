@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from tasks_lib.cache.partial import Span
+from tasks_lib.cache.pieces import Span
 from tasks_lib.download.hosts import Hosts
 from tasks_lib.download.source_state import Download, SourceState, network_origin
 from tasks_lib.errors import CancelledError, HttpStatusError, TransportError

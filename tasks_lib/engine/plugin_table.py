@@ -16,10 +16,10 @@ from tasks_lib.errors import escape_text
 class PluginTable(Mapping[str, Any]):
     """A table that doit fills on the first access, except to a name that is `ours`.
 
-    doit checks the names of the command line only; those of DOIT_CONFIG and doit.cfg are checked here.
+    doit checks only the names of the command line; an access checks those of DOIT_CONFIG and doit.cfg.
 
     Raises:
-        InvalidCommand: on access, there is no such plug-in, or a plug-in cannot be imported; doit prints the message.
+        InvalidCommand: no plug-in has this name, or a plug-in cannot be imported.
     """
 
     def __init__(self, kind: str, fill: Callable[[], Mapping[str, Any]], ours: Mapping[str, Callable[[], Any]]) -> None:

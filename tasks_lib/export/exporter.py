@@ -10,7 +10,7 @@ from typing import BinaryIO, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from tasks_lib.archive import Entry, Reshape, detect_format, read
-from tasks_lib.definitions import Debian, DebianSource, Fetch, StaticUrl
+from tasks_lib.definitions import Debian, Fetch, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import ArchiveError, SettingError, TreeError, escape_text
 from tasks_lib.export.directory import RECORDS, Changes, ExportDirectory, RecordedFile, WantedFile, open_export
@@ -30,8 +30,7 @@ from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
 from tasks_lib.project import Project
 from tasks_lib.relpath import RelPath
-from tasks_lib.steps.debian import obtain_locked_files
-from tasks_lib.steps.source_package import obtain_files
+from tasks_lib.steps.definition_types import load_steps
 
 #: The formats that DotSlash extracts. Source: DotSlash, "Artifact Format".
 _FORMATS: Final = ("tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst", "zip", *SINGLE)
@@ -138,14 +137,9 @@ class _Exporter:
 
     def _obtain_files(self, fetch: Fetch) -> list[StaticUrl]:
         """Return the files of a definition as downloads, [] if the layout cannot have them; obtain those of several."""
-        context, source = self._project.context, fetch.source
-        if isinstance(source, StaticUrl):
-            return [source]
-        if isinstance(source, DebianSource):
-            return obtain_files(context, fetch, source, self._progress)
-        if isinstance(source, Debian) and self.layout.has_packages:
-            return obtain_locked_files(context, fetch, source, self._progress)
-        return []
+        if isinstance(fetch.source, Debian) and not self.layout.has_packages:
+            return []
+        return load_steps(self._project.context, fetch).obtain_downloads(self._progress)
 
     def _add_path(self, users: dict[str, list[ExportedDownload]], one: ExportedDownload) -> None:
         """Add a download to those of its path.

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from tasks_lib.context import Context
-from tasks_lib.definitions import Fetch, StaticUrl
+from tasks_lib.definitions import StaticUrl
 from tasks_lib.download import Request
 from tasks_lib.errors import FetchError, SettingError, escape_text
 from tasks_lib.export.directory import RECORDS, read_record
@@ -159,18 +159,13 @@ def _feed(project: Project, cache: Path, places: _Places | None, progress: Progr
             return True
         return False
 
-    fetches = [(one.name, file) for one in project.select(()) for file in _list_files(project, one)]
+    fetches = [
+        (one.name, file) for one in project.select(()) for file in load_steps(project.context, one).list_downloads()
+    ]
     with ThreadPoolExecutor(settings.jobs) as threads:
         lacking = list(threads.map(lambda pair: lacks(*pair), fetches))
     shutil.rmtree(cache / "v1/results", ignore_errors=True)  # where the blobs came from proves nothing
     return [name for (name, _), is_lacking in zip(fetches, lacking, strict=True) if is_lacking]
-
-
-def _list_files(project: Project, fetch: Fetch) -> list[StaticUrl]:
-    """Return the downloads of which a definition consists, as far as they are known here."""
-    if isinstance(fetch.source, StaticUrl):
-        return [fetch.source]
-    return [one.download for one in load_steps(project.context, fetch).list_members(Path())]
 
 
 def _run(

@@ -45,7 +45,7 @@ from tasks_lib.pins.naming import file_name, propose_name, propose_repository_na
 from tasks_lib.pins.workspace import Workspace, editing, key_path, keys_above, read_text, write_bytes
 from tasks_lib.pins.yaml_text import Value
 from tasks_lib.steps.commit import commit_archive
-from tasks_lib.steps.source_package import obtain_files
+from tasks_lib.steps.definition_types import load_steps
 from tasks_lib.vcs.urls import display_url
 
 _DODO: Final = "from doit_fetch import DOIT_CONFIG, task_fetchdefs\n"
@@ -285,7 +285,7 @@ def _add_source(workspace: Workspace, request: AddRequest, given: GivenUrl) -> A
     file = workspace.choose_file(request.file)
     content: dict[str, Value] = {"description": name, "fetch": found.fields()}
     fetch = Fetch(name=name, description=name, source=found.source, file=str(file), line=0)
-    files = obtain_files(workspace.context, fetch, found.source, workspace.progress)
+    files = load_steps(workspace.context, fetch).obtain_downloads(workspace.progress)
     added = Added(
         name=name,
         file=file,

@@ -10,6 +10,7 @@ import msgspec
 from tasks_lib.definitions import Debian, FetchesEntry, Image, Toolchain
 from tasks_lib.digest import Integrity
 from tasks_lib.formats import UNCHANGED, Reshape, describe_not_extracted
+from tasks_lib.platforms import ANY_PLATFORM
 from tasks_lib.recipe import Host
 
 #: Directory, inside a toolchain's own, with the manifests of its fetches.
@@ -138,7 +139,7 @@ class RootBuild(msgspec.Struct, frozen=True, kw_only=True):
 class LayerBuild(msgspec.Struct, frozen=True, kw_only=True):
     """A layer of an image: the root file system `root`, or `deliveries` into the directory `dest` of it.
 
-    `platform` is that of the toolchain whose output it has, "any" without one. `what` describes it in messages.
+    `platform` is that of the toolchain whose output it has, if any. `what` describes it in messages.
     """
 
     key: str
@@ -146,7 +147,7 @@ class LayerBuild(msgspec.Struct, frozen=True, kw_only=True):
     dest: str = ""
     deliveries: tuple[Delivery, ...] = ()
     root: RootBuild | None = None
-    platform: str = "any"
+    platform: str = ANY_PLATFORM
 
     @property
     def program(self) -> str:

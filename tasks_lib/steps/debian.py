@@ -74,6 +74,17 @@ class _DebianSteps(DefinitionSteps[Debian]):
         except FetchError:
             return []  # the step reports it
 
+    def obtain_downloads(self, progress: Progress) -> list[StaticUrl]:
+        """Bring the indexes and packages into the cache; return them as downloads.
+
+        Raises:
+            LockStaleError, LockMismatchError, UnsafePathError: as `read_lock`.
+            AllSourcesFailedError, OfflineError, CacheUnavailableError, CancelledError: as `obtain_members`.
+        """
+        members = _list_locked(self.source, read_lock(Path(self.source.lock_file)))
+        obtain_members(self.context, self.definition, members, progress, hint=_advise(self.definition))
+        return [one.download for one in members]
+
     def needs_network(self, artifact: Artifact) -> bool:
         """Return whether something that the repository is made of is available only from the network."""
         if self.has_local(None, artifact.key):
@@ -192,18 +203,6 @@ def load_lock(context: Context, source: Debian, artifact: Artifact) -> Lock:
     if recipe.packages_key(source, digest, version=context.writer_version) != artifact.key:
         raise LockStaleError(f"{escape_text(source.lock_file)} changed during this run", hint="run the command again")
     return lock
-
-
-def obtain_locked_files(context: Context, definition: Fetch, source: Debian, progress: Progress) -> list[StaticUrl]:
-    """Bring the indexes and packages of a definition into the cache; return them as downloads.
-
-    Raises:
-        LockStaleError, LockMismatchError, UnsafePathError: as `read_lock`.
-        AllSourcesFailedError, OfflineError, CacheUnavailableError, CancelledError: as `obtain_members`.
-    """
-    members = _list_locked(source, read_lock(Path(source.lock_file)))
-    obtain_members(context, definition, members, progress, hint=_advise(definition))
-    return [one.download for one in members]
 
 
 def _list_locked(source: Debian, lock: Lock) -> list[Member]:

@@ -126,8 +126,9 @@ class DefinitionSteps(ABC, Generic[_Source]):
         return fleet is not None and fleet.has_local(integrity, key)
 
     def repack(self, artifact: Artifact, progress: Progress) -> None:
-        """Make and publish the repacked archive, if `repacking` does not do it."""
-        raise NotImplementedError
+        """Make and publish the repacked archive. `repacking` does this for a download; other types have no archive."""
+        del progress
+        raise AssertionError(f"{artifact.task}: the definition has nothing to repack")
 
     def list_members(self, directory: Path) -> list[Member]:
         """Return the members that are known here; `directory` is that to which the paths of locks are relative."""
@@ -150,6 +151,19 @@ class DefinitionSteps(ABC, Generic[_Source]):
         """
         del store
         return self.list_members(Path())
+
+    def list_downloads(self) -> list[StaticUrl]:
+        """Return the files of which it consists as downloads, as far as they are known here; [] for a commit."""
+        return [one.download for one in self.list_members(Path())]
+
+    def obtain_downloads(self, progress: Progress) -> list[StaticUrl]:
+        """Return the files of which it consists as downloads; bring its members into the cache first.
+
+        Raises:
+            FetchError: as `fetch`, without a signature.
+        """
+        del progress
+        return self.list_downloads()
 
     def list_digests(self) -> list[Digest]:
         """Return the digests of the blobs that its text, or its lock, names."""
@@ -176,7 +190,7 @@ def fetch(context: Context, definition: Fetch, artifact: Artifact, progress: Pro
     """
     steps = load_steps(context, definition)
     if not steps.is_short():
-        give_up()  # which the task before kept
+        give_up()  # the turn that the previous task kept
     steps.fetch(artifact, progress)
 
 

@@ -17,7 +17,7 @@ from tasks_lib.digest import Integrity
 from tasks_lib.errors import escape_text
 from tasks_lib.formats import TREE_VERSION, UNCHANGED, Reshape, format_from_name
 from tasks_lib.named import NamedTuple
-from tasks_lib.platforms import parse_platform
+from tasks_lib.platforms import ANY_PLATFORM, parse_platform
 from tasks_lib.steps.builds import (
     FETCHES,
     RECORDS,
@@ -75,7 +75,9 @@ class Plan:
         known = self._last
         if known is None or known[0] is not fetch:
             planned = plan_fetch(fetch, self.files, self.writer_version)
-            made = self._artifact(f"fetch:{fetch.name}", *planned[:4])
+            made = self._artifact(
+                f"fetch:{fetch.name}", planned.key, planned.file_name, planned.integrity, planned.verdict
+            )
             known = self._last = fetch, made if planned.has_link else msgspec.structs.replace(made, link=None)
         return known[1]
 
@@ -207,7 +209,7 @@ class Plan:
             what=f"layer {escape_text(str(root))}",
             dest=layer.dest,
             deliveries=deliveries,
-            platform=self._host.platform if is_output else "any",
+            platform=self._host.platform if is_output else ANY_PLATFORM,
         )
 
     def _env(self, toolchain: Toolchain) -> dict[str, str]:

@@ -134,6 +134,18 @@ class _DebianSourceSteps(DefinitionSteps[DebianSource]):
             files = [self.source.file(integrity)]
         return list(map(to_member, files))
 
+    def obtain_downloads(self, progress: Progress) -> list[StaticUrl]:
+        """Bring the .dsc and the files that it names, or the tarball, into the cache; return them as downloads.
+
+        Raises:
+            FetchError: as `fetch`, without a signature.
+        """
+        context, source = self.context, self.source
+        integrity = obtain_pinned(context, self.definition, source, progress)
+        files = list_files(source, integrity, read_dsc(context, integrity) if source.form == "dsc" else b"")
+        obtain_members(context, self.definition, map(to_member, files), progress, hint=_PINNED)
+        return files
+
     def list_digests(self) -> list[Digest]:
         """Return the pinned digest."""
         return [self.source.digest]
@@ -278,15 +290,3 @@ def list_files(source: DebianSource, integrity: Integrity, content: bytes) -> li
     if source.form == "tarball":
         return [pinned]
     return [pinned, *(file_beside(source, one) for one in parse_dsc(content, pinned.file_name).files)]
-
-
-def obtain_files(context: Context, definition: Fetch, source: DebianSource, progress: Progress) -> list[StaticUrl]:
-    """Bring the .dsc and the files that it names, or the tarball, into the cache; return them as downloads.
-
-    Raises:
-        FetchError: as `fetch` of a source package, without a signature.
-    """
-    integrity = obtain_pinned(context, definition, source, progress)
-    files = list_files(source, integrity, read_dsc(context, integrity) if source.form == "dsc" else b"")
-    obtain_members(context, definition, map(to_member, files), progress, hint=_PINNED)
-    return files

@@ -71,6 +71,10 @@ class _StaticUrlSteps(DefinitionSteps[StaticUrl]):
             return False
         return not self.has_local(artifact.integrity, "")
 
+    def list_downloads(self) -> list[StaticUrl]:
+        """Return the download."""
+        return [self.source]
+
     def list_digests(self) -> list[Digest]:
         """Return the pinned digest."""
         return [self.source.integrity.digest]

@@ -92,8 +92,7 @@ def take_directory(
 ) -> None:
     """Mark a directory as one in which a command runs, and move it to `target`; none of its entries changes meanwhile.
 
-    A symlink takes its place, with the same lock: another process that extracts now replaces the symlink, and not the
-    other way round.
+    A symlink to `target` takes its place under the same lock. A process that extracts later replaces the symlink.
 
     Args:
         directory: the directory; created if it does not exist.

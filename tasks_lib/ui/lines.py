@@ -54,7 +54,7 @@ class LinesRenderer(Renderer):
         `ci` is "github", "gitlab" or anything else; `colour` is "always" or "never"; `verbosity` is "all", or "quiet"
         for warnings and failures only.
         """
-        self._out, self._state, self._ci, self._colour, self._chatter = out, state, ci, colour, verbosity
+        self._out, self._state, self._ci, self._colour, self._verbosity = out, state, ci, colour, verbosity
         self._lock = threading.Lock()
         self._named = 0
         self._open = False
@@ -67,7 +67,9 @@ class LinesRenderer(Renderer):
         name, facts = escape_text(event.task), event.facts
         if event.name == "start":
             self._say(f".  {name}", "")
-        elif event.name == "warn" and ("role" not in facts or self._chatter == "quiet"):  # else the last line names it
+        elif event.name == "warn" and (
+            "role" not in facts or self._verbosity == "quiet"
+        ):  # else the last line names it
             self._say(f"{name}: {escape_text(str(facts['message']))}", "warn")
         elif event.name == "skip":
             self._say(f"{name}: skipped: {escape_text(str(facts['reason']))}", "warn")
@@ -87,7 +89,7 @@ class LinesRenderer(Renderer):
 
     def passed(self, name: str, outcome: str) -> None:
         """Write the line of a task that does not run, as doit does."""
-        if outcome == "up-to-date" and self._chatter == "all":
+        if outcome == "up-to-date" and self._verbosity == "all":
             self._named += 1
             if self._named > MAX_UP_TO_DATE:
                 return
@@ -107,7 +109,7 @@ class LinesRenderer(Renderer):
         """End the group of event lines and write the summary."""
         if self._open:
             self._write(self._group_end())
-        quiet = self._chatter == "quiet"
+        quiet = self._verbosity == "quiet"
         totals = summarize_totals(self._state, time.monotonic())
         for line in summarize_store_problems(self._state) if quiet else totals:
             self._write(self._styled(line))
@@ -121,13 +123,13 @@ class LinesRenderer(Renderer):
         return painted(line.text, line.tone, self._colour) + "\n"
 
     def _say(self, text: str, tone: str) -> None:
-        if self._chatter == "quiet" and tone not in ("warn", "bad"):
+        if self._verbosity == "quiet" and tone not in ("warn", "bad"):
             return
         shown = text
         if self._colour == "always":
             shown = "\n".join(painted(line, tone if line else "", self._colour) for line in text.split("\n"))
         with self._lock:
-            if not self._open and self._ci in ("github", "gitlab") and self._chatter == "all":
+            if not self._open and self._ci in ("github", "gitlab") and self._verbosity == "all":
                 self._open = True
                 shown = self._group_begin() + shown
             self._write(shown + "\n")
