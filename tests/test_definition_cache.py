@@ -31,6 +31,7 @@ from tasks_lib.incremental.definition_files import load
 from tasks_lib.incremental.selection import digests
 from tasks_lib.relpath import RelPath
 from tasks_lib.settings import Settings
+from tasks_lib.shard import unpack_shares
 from tests.project import PYTHONPATH, definition, written
 
 SIGNED = (
@@ -381,6 +382,16 @@ def test_many_definitions_are_encoded(directory: Path, monkeypatch: pytest.Monke
         assert kept.fetch("other").name == "commit"
     headers = plain.fetches["signed"].source.headers  # type: ignore[union-attr]
     assert [str(value) for _, value in headers] == ["b"], "a load without a cache keeps the values of headers"
+
+
+def test_the_shares_are_those_of_the_definitions(directory: Path) -> None:
+    """Shards divide the definitions by the recipe keys and sizes that are noted while the files are read."""
+    cache = DefinitionCache(directory / "cache", "code")
+    fetches = load(directory, cache).fetches
+    expected = {name: definition_cache.share_of(fetch) for name, fetch in fetches.items()}
+    keys, sizes = unpack_shares(cache.shares)
+    assert dict(zip(fetches, zip(keys, sizes, strict=True), strict=True)) == expected
+    assert len(set(expected.values())) == 3
 
 
 def test_many_definitions_are_compressed_one_chunk_at_a_time() -> None:

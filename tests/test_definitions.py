@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tasks_lib.definitions import Debian, Definitions, SourceFile, StaticUrl, json_schema, list_kind_files, parse
+from tasks_lib.definitions import (
+    Debian,
+    Definitions,
+    SourceFile,
+    StaticUrl,
+    json_schema,
+    list_kind_files,
+    parse,
+    yaml_tree,
+)
 from tasks_lib.definitions.values import Update
 from tasks_lib.errors import DefinitionError
 from tasks_lib.incremental.definition_files import load
@@ -64,6 +73,23 @@ def test_merge_keys_and_nulls() -> None:
     assert read("~\n").fetches == {}
     with pytest.raises(DefinitionError, match=r"a\.fetch\.artifact-name: is empty"):
         read(fetch("artifact-name: ~"))
+    with pytest.raises(DefinitionError, match="unknown key"):
+        read(fetch("").replace("a:", "a: &a", 1) + "b:\n  '<<': *a\n")
+
+
+def test_keys_count_as_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of the nodes of a file covers keys, values and the mapping that has them."""
+    text = "a: {b: c, d: e}"
+    monkeypatch.setattr(yaml_tree, "MAX_NODES", 7)
+    assert yaml_tree.parse_yaml(text, print) is not None
+    monkeypatch.setattr(yaml_tree, "MAX_NODES", 6)
+    with pytest.raises(yaml_tree.YamlFaultError, match="more than 6 values"):
+        yaml_tree.parse_yaml(text, print)
+
+
+def test_an_option_as_it_is_by_default_changes_nothing() -> None:
+    """`refuse` is the default of the options about archives, written or not."""
+    assert read(fetch("duplicates: refuse, zip-prefix: refuse")).fetch("a").source == read(fetch("")).fetch("a").source
 
 
 def test_file_urls_count_from_the_yaml_file() -> None:

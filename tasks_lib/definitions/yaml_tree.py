@@ -181,8 +181,8 @@ class _Builder:
         events, node, inner = self.events, self.node, depth + 1
         while type(event := next(events)) is not MappingEndEvent:
             at = event.start_mark.line + 1
-            if type(event) is ScalarEvent and event.tag is event.anchor is None and inner <= MAX_DEPTH:
-                self.nodes += 1  # most keys are such scalars
+            if type(event) is ScalarEvent and event.tag is event.anchor is None:
+                self.nodes += 1  # most keys are such scalars; their values check the depth and the number of nodes
                 text, plain = event.value, not event.style
                 value = node(next(events), inner)
             else:
