@@ -474,6 +474,25 @@ def test_too_recent_directory(tmp_path: Path) -> None:
     assert other_names.find_second_names(fingerprints, {}) == {names[1]: RACY}
 
 
+def test_directory_from_the_future(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that changed before the clock was set back is never trusted: another one in its place is noticed."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "artifact").write_text("1")
+    (tmp_path / "blobs/b").hardlink_to(tmp_path / "artifact")
+    names = [str(tmp_path / "artifact"), str(tmp_path / "blobs/b")]
+    time.sleep(2 * RACY_NS / 1e9)
+    row = stamps.SnapshotRow((), tuple(names), read_settled_fingerprints(names))
+    head = stamps.SnapshotHead("code", "settings", "selection", 1)
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+    stamps.write(tmp_path / "s", head, DefinitionCache(tmp_path / "l", ""), ({}, {}), {"t": row}, ["t"])
+    before = stamps.read(tmp_path / "s", head)
+    assert before is not None and before.directories == {str(tmp_path / "blobs"): [RACY, 1]}
+    assert before.changed() == []
+    (tmp_path / "blobs").rename(tmp_path / "aside")
+    shutil.copytree(tmp_path / "aside", tmp_path / "blobs")
+    assert [before.paths[one] for one in before.changed()] == [names[1]]
+
+
 def test_too_recent_file(tmp_path: Path) -> None:
     """A file may change twice within a clock tick: its fingerprint matches nothing."""
     path = tmp_path / "young"
