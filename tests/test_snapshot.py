@@ -493,6 +493,16 @@ def test_directory_from_the_future(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [before.paths[one] for one in before.changed()] == [names[1]]
 
 
+def test_file_from_before_1970(tmp_path: Path) -> None:
+    """A file with a negative time is checked in each run; a snapshot has no room for its sign."""
+    (tmp_path / "old").write_text("1")
+    row = stamps.SnapshotRow((), (str(tmp_path / "old"),), (-5,))
+    head = stamps.SnapshotHead("code", "settings", "selection", 1)
+    stamps.write(tmp_path / "s", head, DefinitionCache(tmp_path / "l", ""), ({}, {}), {"t": row}, ["t"])
+    before = stamps.read(tmp_path / "s", head)
+    assert before is not None and before.changed() == [0]
+
+
 def test_too_recent_file(tmp_path: Path) -> None:
     """A file may change twice within a clock tick: its fingerprint matches nothing."""
     path = tmp_path / "young"
