@@ -15,6 +15,7 @@ from tasks_lib.cache import Cache, Options, Result, hashing_writer, usage
 from tasks_lib.cache import partial as partial_module
 from tasks_lib.cache.hash_cache import HashCache
 from tasks_lib.cache.hashing_writer import HashingWriter
+from tasks_lib.cache.pieces import Pieces
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import (
     BlobCorruptError,
@@ -278,6 +279,39 @@ def test_a_small_download_that_is_too_long_is_a_file(store: Cache) -> None:
         aside = partial.quarantine("test")
     assert aside.read_bytes() == BYTES + b"more"
     assert not store.has(PINNED)
+
+
+@pytest.mark.parametrize(
+    ("head", "total", "missing"),
+    [
+        ("0 10\n101", 30, [(10, 20)]),
+        ("5 10\n1", 30, [(15, 25), (25, 30)]),
+        ("0 1\n", 1 << 16, [(at, at + 1) for at in range(1 << 16)]),
+        ("0 1\n", (1 << 16) + 1, None),
+        ("30 10\n", 30, None),
+        ("-5 10\n", 30, None),
+        ("0 0\n", 30, None),
+        ("0 -1\n", 30, None),
+        ("0\n", 30, None),
+        ("", 30, None),
+    ],
+)
+def test_map_of_pieces(head: str, total: int, missing: list[tuple[int, int]] | None, tmp_path: Path) -> None:
+    """A map is used only if its pieces cover the download, and are not more than memory may hold."""
+    (tmp_path / "map").write_text(head)
+    found = Pieces.load(tmp_path / "map", total)
+    assert (found.missing() if found is not None else None) == missing
+
+
+def test_piece_is_not_marked_through_a_symlink(tmp_path: Path) -> None:
+    """Another file in the place of the map stays as it is."""
+    pieces = Pieces.begin(tmp_path / "map", start=0, piece=10, total=30)
+    (tmp_path / "other").write_text("0 10\n000")
+    (tmp_path / "map").unlink()
+    (tmp_path / "map").symlink_to("other")
+    with pytest.raises(OSError, match="symbolic"):
+        pieces.mark(10)
+    assert (tmp_path / "other").read_text() == "0 10\n000"
 
 
 def test_wrong_partial_goes_to_quarantine(store: Cache) -> None:

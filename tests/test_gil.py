@@ -30,8 +30,9 @@ def started(work: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def test_one_after_another() -> None:
+def test_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """At most one of the serialized threads runs at any time."""
+    monkeypatch.setattr(gil, "_PATIENCE_S", 3600)
     at_work, most = [0], [0]
 
     def work() -> None:
@@ -162,6 +163,28 @@ def test_who_hangs_is_passed() -> None:
     go_on.set()
     first.join(60)
     assert passed.is_set()
+
+
+def test_who_was_passed_ends_no_other_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread whose turn was taken does not end the turn of the thread that has it now."""
+    monkeypatch.setattr(gil, "_PATIENCE_S", 0.01)
+    holds, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with run_alone:
+            holds.set()
+            assert go_on.wait(60)
+
+    with run_alone:
+        other = started(hold)
+        assert holds.wait(60)
+        monkeypatch.setattr(gil, "_PATIENCE_S", 3600)
+        third = waiting_in_line(partial(_pass, []))
+    assert len(gil._queue.waiting) == 1
+    go_on.set()
+    for thread in (other, third):
+        thread.join(60)
+        assert not thread.is_alive()
 
 
 def test_waiting_is_nothing_to_others() -> None:

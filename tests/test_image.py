@@ -277,6 +277,19 @@ def test_second_checkout_from_a_store(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_store_prune_keeps_layers(tmp_path: Path) -> None:
+    """`doit store prune` keeps the content and the result of each layer of an image that is defined."""
+    variables = shared_store(tmp_path)
+    assert doit(project(tmp_path / "p"), "image:small", **variables).returncode == 0
+    for path in (tmp_path / "store").glob("*/*"):
+        os.utime(path, (1, 1))
+    before = sorted((tmp_path / "store").glob("*/*"))
+    done = doit(tmp_path / "p", "store", "prune", "--older-than", "90d", "--yes", **variables)
+    assert "0 deleted" in done.stdout, done.stdout
+    assert sorted((tmp_path / "store").glob("*/*")) == before
+
+
+@pytest.mark.slow
 def test_verify_and_prune(tmp_path: Path) -> None:
     """`prune` keeps the layers of an image, `verify` repairs them."""
     assert doit(project(tmp_path), "image:small").returncode == 0

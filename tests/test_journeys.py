@@ -74,6 +74,27 @@ def test_an_archive_that_is_not_extracted(tmp_path: Path) -> None:
     assert [line.split()[0] for line in warnings] == ["a.7z", "b", "c.tar.Z", "d"], done.stdout
 
 
+@pytest.mark.parametrize("moved", ["build", "build/artifacts", "cache"])
+def test_directory_on_another_disk(moved: str, repository: Path) -> None:
+    """The links to artifacts lead to them while their directory is behind a symlink, and after it was moved."""
+    other = repository.parent / "disk/deep/er"
+    other.mkdir(parents=True)
+    (repository / moved).parent.mkdir(exist_ok=True)
+    (repository / moved).symlink_to(other)
+    ran(doit(repository))
+    assert (repository / "build/artifacts/tool/tool.tar").read_bytes() == TOOL
+    assert ran(doit(repository)) == []
+    (repository / moved).unlink()
+    other.rename(repository / moved)
+    ran(doit(repository))
+    assert (repository / "build/artifacts/tool/tool.tar").read_bytes() == TOOL
+    other.parent.rmdir()
+    (repository / moved).rename(other.parent)
+    (repository / moved).symlink_to(other.parent)
+    ran(doit(repository))
+    assert (repository / "build/artifacts/tool/tool.tar").read_bytes() == TOOL
+
+
 def test_lost_database_costs_no_network(repository: Path, origin: Origin) -> None:
     """Without doit's database all results are taken from the cache; no command runs again."""
     ran(doit(repository))

@@ -20,13 +20,14 @@ from tests.origin import OriginRequest, reply, serving
 from tests.project import DODO, LIBRARY, definition, doit, ran, written
 from tests.test_runner import start
 
-KEYS = st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**40)), max_size=60)
+SIZES = st.integers(0, 3) | st.integers(0, 2**40)
+KEYS = st.lists(st.tuples(st.integers(0, 2**64 - 1), SIZES), max_size=60)
 
 
 @settings(max_examples=40)
 @given(shares=KEYS, total=st.integers(1, 12) | st.integers(13, 300), repeated=st.integers(0, 5))
 def test_the_union_is_the_whole(shares: list[tuple[int, int]], total: int, repeated: int) -> None:
-    """All shards together have every definition once; definitions with one key are in one shard."""
+    """All shards together have every definition once; definitions with one key are in one shard, in any order."""
     shares = shares + shares[:repeated]
     keys, sizes = unpack_shares(pack_shares(shares))
     for by_size in (False, True):
@@ -35,6 +36,10 @@ def test_the_union_is_the_whole(shares: list[tuple[int, int]], total: int, repea
         assert sorted(at for part in parts for at in part) == list(range(len(keys)))
         of_key = {(keys[at], number) for number, part in enumerate(parts) for at in part}
         assert len(of_key) == len(set(keys))
+        backwards = [
+            one.select_by_size(keys[::-1], sizes[::-1]) if by_size else one.select(keys[::-1]) for one in shards
+        ]
+        assert of_key == {(keys[::-1][at], number) for number, part in enumerate(backwards) for at in part}
 
 
 def test_shards_by_size_are_alike() -> None:
@@ -111,32 +116,37 @@ def test_a_bare_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_platforms(tmp_path: Path) -> None:
-    """All shards together are what a bare run makes, also beside content of other platforms."""
+    """All shards together are what a bare run makes, also with content of another platform; equal bytes are in one."""
     (tmp_path / "dodo.py").write_text(DODO)
     (tmp_path / "fetchdefs/fetch").mkdir(parents=True)
     text = ""
     for number in range(6):
-        for name in (f"a{number}", f"b{number}", f"c{number}"):
+        for name in (f"a{number}", f"b{number}"):
             (tmp_path / name).write_text(name)
-        one, other, plain = (
+        one, other = (
             f"url: {(tmp_path / name).as_uri()}, sha256: {hashlib.sha256(name.encode()).hexdigest()}, size: 2"
-            for name in (f"a{number}", f"b{number}", f"c{number}")
+            for name in (f"a{number}", f"b{number}")
         )
         platforms = f"{{linux-aarch64: {{{one}}}, linux-x86_64: {{{other}}}}}"
         text += f"t{number}:\n  description: d\n  fetch:\n    type: static-url\n    artifact-name: x\n"
         text += f"    platforms: {platforms}\n"
-        text += f"p{number}: {{description: d, fetch: {{type: static-url, {plain}}}}}\n"
+        text += f"p{number}: {{description: d, fetch: {{type: static-url, {other}}}}}\n"
     (tmp_path / "fetchdefs/fetch/all.yml").write_text(text)
     store = f"store={tmp_path.as_uri()}/store"
-    for platform, count in (("linux-aarch64", 12), ("all", 18)):
+    for platform, count in (("linux-aarch64", 12), ("linux-x86_64", 12), ("all", 18)):
         whole = doit(tmp_path, "list", "--all", store, f"platform={platform}").stdout
         expected = sorted(line.split()[0] for line in whole.splitlines() if line.startswith("fetch:"))
         for by in ("key", "size"):
             words = ("list", "--all", store, f"platform={platform}", f"shard_by={by}")
             made = [doit(tmp_path, *words, f"shard={number}/3").stdout for number in (1, 2, 3)]
+            numbers = {
+                line.split()[0].partition("@")[0]: at for at, text in enumerate(made) for line in text.splitlines()
+            }
             listed = sorted(line.split()[0] for text in made for line in text.splitlines() if line[:6] == "fetch:")
             assert len(listed) == count and set(listed) <= set(expected), (platform, by, listed)
             assert len(set(listed)) == count
+            if platform == "linux-x86_64":
+                assert [numbers[f"fetch:t{at}"] for at in range(6)] == [numbers[f"fetch:p{at}"] for at in range(6)]
 
 
 @pytest.mark.slow

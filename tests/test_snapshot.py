@@ -197,6 +197,27 @@ def test_every_edit_is_noticed(edit: str, repository: Path, origin: Origin) -> N
         assert ran(doit(repository)) == []
 
 
+def test_directory_behind_a_symlink_is_noticed(tmp_path: Path) -> None:
+    """The snapshot notices what the check of an extraction does: a directory above it was moved behind a symlink."""
+    (tmp_path / "tool.tar").write_bytes(TOOL)
+    toolchain = "t:\n  description: t\n  fetches: {fetch: [{artifact: tool, dest: a/b}]}\n"
+    files = {
+        "dodo.py": DODO,
+        "fetchdefs/fetch/all.yml": definition("tool", (tmp_path / "tool.tar").as_uri(), TOOL),
+        "fetchdefs/toolchain/all.yml": toolchain,
+    }
+    fetches = written(tmp_path / "r", files) / "build/t/fetches"
+    ran(doit(tmp_path / "r"))
+    for place in (fetches / "a", fetches):
+        place.rename(tmp_path / "moved")
+        place.symlink_to(tmp_path / "moved")
+        done = doit(tmp_path / "r")
+        assert f"{place.relative_to(tmp_path / 'r')} is not a directory" in done.stdout
+        place.unlink()
+        (tmp_path / "moved").rename(place)
+        assert ran(doit(tmp_path / "r")) in ([], ["extract:t/tool"])
+
+
 def test_irrelevant_edits_are_checked_once(repository: Path) -> None:
     """A touched output or a comment in a definition causes a check but no work; then the snapshot is valid again."""
     edits: tuple[Callable[[], object], ...] = (
@@ -472,6 +493,35 @@ def test_too_recent_directory(tmp_path: Path) -> None:
         )
     )
     assert other_names.find_second_names(fingerprints, {}) == {names[1]: RACY}
+
+
+def test_directory_from_the_future(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that changed before the clock was set back is never trusted: another one in its place is noticed."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "artifact").write_text("1")
+    (tmp_path / "blobs/b").hardlink_to(tmp_path / "artifact")
+    names = [str(tmp_path / "artifact"), str(tmp_path / "blobs/b")]
+    time.sleep(2 * RACY_NS / 1e9)
+    row = stamps.SnapshotRow((), tuple(names), read_settled_fingerprints(names))
+    head = stamps.SnapshotHead("code", "settings", "selection", 1)
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+    stamps.write(tmp_path / "s", head, DefinitionCache(tmp_path / "l", ""), ({}, {}), {"t": row}, ["t"])
+    before = stamps.read(tmp_path / "s", head)
+    assert before is not None and before.directories == {str(tmp_path / "blobs"): [RACY, 1]}
+    assert before.changed() == []
+    (tmp_path / "blobs").rename(tmp_path / "aside")
+    shutil.copytree(tmp_path / "aside", tmp_path / "blobs")
+    assert [before.paths[one] for one in before.changed()] == [names[1]]
+
+
+def test_file_from_before_1970(tmp_path: Path) -> None:
+    """A file with a negative time is checked in each run; a snapshot has no room for its sign."""
+    (tmp_path / "old").write_text("1")
+    row = stamps.SnapshotRow((), (str(tmp_path / "old"),), (-5,))
+    head = stamps.SnapshotHead("code", "settings", "selection", 1)
+    stamps.write(tmp_path / "s", head, DefinitionCache(tmp_path / "l", ""), ({}, {}), {"t": row}, ["t"])
+    before = stamps.read(tmp_path / "s", head)
+    assert before is not None and before.changed() == [0]
 
 
 def test_too_recent_file(tmp_path: Path) -> None:

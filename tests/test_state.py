@@ -9,8 +9,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -169,20 +171,48 @@ def test_the_row_that_was_saved_last_stays(tmp_path: Path) -> None:
     assert saved(tmp_path, "a") == {"key": "a"}
 
 
+_FIRST_VERSION = """
+create table tasks (name text not null primary key, data text not null) without rowid;
+create table forgotten (times integer not null);
+insert into forgotten values (3);
+insert into tasks values ('a', '{"deps:": [1]}'), ('b', '{"deps:": [2]}');
+pragma application_id=0x646F6974;
+pragma user_version=1;
+"""
+
+
 def test_a_file_of_the_first_version_is_upgraded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its rows are kept, and replaced by those of later runs."""
     with contextlib.closing(sqlite3.connect(tmp_path / "doit.db")) as database:
-        database.executescript(
-            "create table tasks (name text not null primary key, data text not null) without rowid;"
-            "create table forgotten (times integer not null); insert into forgotten values (3);"
-            "insert into tasks values ('a', '{\"deps:\": [1]}'), ('b', '{\"deps:\": [2]}');"
-            "pragma application_id=0x646F6974; pragma user_version=1;"
-        )
+        database.executescript(_FIRST_VERSION)
     one = state(tmp_path)
     assert (one.get("a", "deps:"), one.get("b", "deps:")) == ([1], [2])
     save(one, "a")
     one.dump()
     assert (saved(tmp_path, "a"), saved(tmp_path, "b", "deps:")) == ({"key": "a"}, [2])
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_many_processes_make_the_file_at_once(version: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs that start together create the file once, or upgrade it once; none of them sets it aside."""
+    for number in range(4):
+        place = tmp_path / str(number)
+        place.mkdir()
+        if version:
+            with contextlib.closing(sqlite3.connect(place / "doit.db")) as database:
+                database.executescript(_FIRST_VERSION)
+        barrier = threading.Barrier(8)
+
+        def work(name: str, place: Path = place, barrier: threading.Barrier = barrier) -> None:
+            one = state(place)
+            barrier.wait()
+            save(one, name)
+            one.dump()
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work, "abcdefgh"))
+        assert tasks(place) >= set("abcdefgh")
     assert capsys.readouterr().err == ""
 
 

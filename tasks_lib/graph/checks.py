@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -130,7 +131,8 @@ def is_delivery_unchanged(delivery: Delivery, worked: Path) -> bool:
 def delivery_inputs(delivery: Delivery, worked: Path) -> Iterable[str]:
     """Return the files on which `is_delivery_unchanged` depends."""
     known = (str(delivery.record),) if worked.exists() else steps.list_delivery_files(delivery)
-    return (str(worked), str(delivery.destination), *known)
+    way = takewhile(worked.parent.__ne__, (delivery.destination, *delivery.destination.parents))  # none is a symlink
+    return (str(worked), *map(str, way), *known)
 
 
 _INPUTS: Final[Mapping[Callable[..., bool], Callable[..., Iterable[str]]]] = {

@@ -244,9 +244,9 @@ def prune_store(context: Context, store: Store, plan: Plan | None, before_s: flo
 
 def _needed(context: Context, store: Store, plan: Plan) -> set[str]:
     """Return the keys of everything that the definitions reach: content, records, and the content that those name."""
-    definitions = plan.definitions
+    own = plan.definitions
     needed: set[str] = set()
-    for item in list_shared_items(context, plan, definitions.fetches, definitions.toolchains, store=store):
+    for item in list_shared_items(context, plan, own.fetches, own.toolchains, own.images, store=store):
         needed.add(record_key(item.key))
         needed.update([blob_key(item.integrity.digest.hex)] if item.integrity is not None else _named(store, item.key))
     return needed
