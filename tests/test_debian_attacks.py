@@ -258,7 +258,7 @@ def test_a_missing_index(here: Project) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "kind", "expected"),
     [
-        ("Filename: pool/", "Filename: ../pool/", UnsafePathError, "unsafe path '../pool/"),
+        ("Filename: pool/", "Filename: ../pool/", UnsafePathError, "of stable: unsafe path '../pool/"),
         pytest.param("Filename: pool/", "Filename: /pool/", UnsafePathError, "is absolute", marks=pytest.mark.slow),
         pytest.param("Filename: pool/main/", "Filename: pool/../../", UnsafePathError, "'..'", marks=pytest.mark.slow),
         pytest.param("Filename: pool/", "Filename: pool\\", UnsafePathError, "backslash", marks=pytest.mark.slow),

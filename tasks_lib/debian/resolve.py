@@ -19,7 +19,7 @@ from tasks_lib.debian.deb822 import parse_paragraph, split_paragraphs
 from tasks_lib.debian.lock import NAME, LockedIndex, LockedPackage
 from tasks_lib.debian.release import SignedRelease
 from tasks_lib.definitions import Debian
-from tasks_lib.errors import IndexDigestError, UnresolvableError, escape_text
+from tasks_lib.errors import IndexDigestError, UnresolvableError, UnsafePathError, escape_text
 from tasks_lib.progress import Progress
 from tasks_lib.subprocesses import Completed, Invocation, Timeouts, run
 
@@ -233,7 +233,7 @@ def _lock(fields: Mapping[str, str], release: SignedRelease) -> LockedPackage:
         IndexDigestError: a field is invalid.
         UnsafePathError: its path leaves the repository.
     """
-    size = fields.get("size", "")
+    size, what = fields.get("size", ""), f"invalid index of {release.suite.name}"
     try:
         return LockedPackage(
             architecture=fields["architecture"],
@@ -246,11 +246,12 @@ def _lock(fields: Mapping[str, str], release: SignedRelease) -> LockedPackage:
             source=fields.get("source", fields["package"]).partition(" ")[0],
             version=fields["version"],
         )
+    except UnsafePathError as error:
+        hint = "use another mirror, and report it to the owner of the repository"
+        raise UnsafePathError(f"{what}: {error.message}", hint=hint) from error
     except (KeyError, ValueError) as error:
         reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
-        raise IndexDigestError(
-            f"invalid index of {release.suite.name}: {escape_text(fields.get('package', ''))[:80]}: {reason}"
-        ) from error
+        raise IndexDigestError(f"{what}: {escape_text(fields.get('package', ''))[:80]}: {reason}") from error
 
 
 def _explain(name: str, architecture: str, done: Completed) -> UnresolvableError:
