@@ -309,7 +309,7 @@ def test_many_essential_packages(here: Project) -> None:
 def test_a_large_index(here: Project) -> None:
     """The size of an index is checked before space is reserved for it."""
     publish(here, release=lambda text: re.sub(r"[0-9]+ (main/.*gz)", rf"{(1 << 30) + 1} \1", text))
-    here.refused(IndexDigestError, "Packages.gz with 1073741825 bytes, more than 1073741824")
+    here.refused(IndexDigestError, "Packages.gz has 1073741825 bytes, more than 1073741824")
 
 
 @pytest.mark.slow

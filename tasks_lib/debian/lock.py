@@ -73,6 +73,9 @@ class LockedIndex(LockedFile, frozen=True, kw_only=True, forbid_unknown_fields=T
     def __post_init__(self) -> None:
         check_path(self.path)
         super().__post_init__()
+        if self.size > MAX_INDEX_BYTES:
+            name = escape_text(self.path)[:200]
+            raise ValueError(f"the index {name} has {self.size} bytes, more than {MAX_INDEX_BYTES}")
 
 
 class LockedRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -168,7 +171,9 @@ def read_lock_text(path: Path) -> bytes:
         reason = f"cannot read the lock {escape_text(str(path))}: {error.strerror or error}"
         raise LockMismatchError(reason, hint=_RESTORE) from error
     if len(text) > MAX_LOCK_BYTES:
-        raise LockMismatchError(f"the lock {escape_text(str(path))} is larger than {format_size(MAX_LOCK_BYTES)}")
+        raise LockMismatchError(
+            f"the lock {escape_text(str(path))} is larger than {format_size(MAX_LOCK_BYTES)}", hint=_RESTORE
+        )
     return text
 
 

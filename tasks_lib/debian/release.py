@@ -14,7 +14,7 @@ from typing import Final
 
 from tasks_lib.context import Context
 from tasks_lib.debian.deb822 import parse_paragraph
-from tasks_lib.debian.lock import MAX_INDEX_BYTES, REPORT, SUITE, LockedFile, LockedIndex, LockedRelease
+from tasks_lib.debian.lock import REPORT, SUITE, LockedFile, LockedIndex, LockedRelease
 from tasks_lib.definitions import Debian, Suite
 from tasks_lib.definitions.debian_fields import SNAPSHOT_ID, SNAPSHOT_TIME
 from tasks_lib.digest import Digest, Integrity
@@ -112,14 +112,12 @@ class SignedRelease:
     def _index(self, path: str) -> LockedIndex | None:
         for packing in _PACKINGS:
             integrity = self.files.get(path + packing)
-            if integrity is not None and integrity.size > MAX_INDEX_BYTES:
-                raise IndexDigestError(
-                    f"the suite {escape_text(self.suite.name)} lists {path}{packing} with {integrity.size} bytes, "
-                    f"more than {MAX_INDEX_BYTES}",
-                    hint=REPORT,
-                )
-            if integrity is not None:
+            if integrity is None:
+                continue
+            try:
                 return LockedIndex(path=path + packing, sha256=integrity.digest.hex, size=integrity.size)
+            except ValueError as error:
+                raise IndexDigestError(f"InRelease of {self.suite.name}: {error}", hint=REPORT) from error
         return None
 
     def locked(self, indexes: list[LockedIndex]) -> LockedRelease:
