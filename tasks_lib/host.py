@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Final
 
 from tasks_lib.errors import ToolError, escape_text
@@ -29,6 +31,10 @@ _LOCALE: Final = "LC_"
 #: Machines whose kernel also runs 32-bit systems, and the machine of those. Source: Linux, uname26 and compat_uts.
 _NARROW: Final = {"x86_64": "i686", "amd64": "i386", "aarch64": "armv8l", "ppc64": "ppc", "s390x": "s390"}
 _PROBE_S: Final = 30
+#: The effective user in /proc/self/status. Source: proc(5), "Uid".
+_EFFECTIVE: Final = re.compile(r"^Uid:\s+[0-9]+\s+([0-9]+)\s", re.MULTILINE)
+#: Ids that a Debian system needs: those up to `nobody`. Source: Debian Policy 4.7, section 9.2.2.
+_IDS: Final = 65535
 
 
 @cache
@@ -94,36 +100,48 @@ def find_isolation(environ: Mapping[str, str]) -> tuple[list[str], str]:
     """
     path = environ.get("PATH", os.defpath)
     program = shutil.which("unshare", path=path)
-    user = [] if os.geteuid() == 0 else ["--user", "--map-current-user"]
+    user = [] if is_root() else ["--user", "--map-current-user"]
     words = [str(program), *user, "--net", "--"]
-    return words, _probe(tuple(words), path) if program else "unshare is not installed"
+    return words, _probe((*words, "true"), path)[1] if program else "unshare is not installed"
 
 
-def is_root(environ: Mapping[str, str]) -> bool:
-    """Return whether this user is root, and not only shown as root by fakeroot."""
-    return os.geteuid() == 0 and "FAKEROOTKEY" not in environ
+def is_root() -> bool:
+    """Return whether this user is root. fakeroot changes what libc says, which no command inherits, but not /proc.
+
+    Source: fakeroot(1).
+    """
+    try:
+        found = _EFFECTIVE.search(Path("/proc/self/status").read_text("utf-8", "replace"))
+    except OSError:
+        found = None
+    return (int(found[1]) if found else os.geteuid()) == 0
 
 
 def find_root_isolation(environ: Mapping[str, str]) -> tuple[list[str], str]:
-    """As `find_isolation`, for a command that runs as root with mounts and processes of its own.
+    """As `find_isolation`, for a command that runs as root with mounts, processes and users of its own.
 
-    Its processes are killed when the program before it ends. An unprivileged user needs newuidmap and ranges of ids; so
-    does one that fakeroot shows as root, because the command does not inherit fakeroot's library.
-    Source: unshare(1); pid_namespaces(7); subuid(5); fakeroot(1), FAKEROOTKEY.
+    Its processes are killed when the program before it ends. An unprivileged user needs newuidmap and ranges of ids.
+    Source: unshare(1); pid_namespaces(7); user_namespaces(7), "uid_map"; subuid(5).
     """
     path = environ.get("PATH", os.defpath)
     program = shutil.which("unshare", path=path)
-    user = [] if is_root(environ) else ["--user", "--map-root-user", "--map-auto"]
+    user = [] if is_root() else ["--user", "--map-root-user", "--map-auto"]
     words = [str(program), *user, "--net", "--mount", "--pid", "--fork", "--kill-child", "--"]
-    return words, _probe(tuple(words), path) if program else "unshare is not installed"
+    if not program:
+        return words, "unshare is not installed"
+    ranges, reason = _probe((*words, "cat", "/proc/self/uid_map"), path)
+    ids = sum(int(line.split()[2]) for line in ranges.splitlines())
+    if not reason and ids < _IDS:
+        reason = f"a Debian system has {_IDS} user ids, but the user namespace has {ids}"
+    return words, reason
 
 
 @cache
-def _probe(words: tuple[str, ...], path: str) -> str:
-    """Return why this system does not run a command after `words`, "" if it does."""
+def _probe(words: tuple[str, ...], path: str) -> tuple[str, str]:
+    """Return what a command prints, and why this system does not run it, "" if it does."""
     try:
         done = subprocess.run(
-            [*words, "true"],
+            words,
             env={"PATH": path},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -133,8 +151,9 @@ def _probe(words: tuple[str, ...], path: str) -> str:
             check=False,
         )
     except OSError as error:
-        return f"{words[0]}: {error.strerror or error}"
+        return "", f"{words[0]}: {error.strerror or error}"
     except subprocess.TimeoutExpired:
-        return f"{words[0]} did not exit within {_PROBE_S} s"
+        return "", f"{words[0]} did not exit within {_PROBE_S} s"
     lines = done.stderr.split("\n")
-    return "" if done.returncode == 0 else lines[0].strip() or f"{words[0]} exited with status {done.returncode}"
+    reason = lines[0].strip() or f"{words[0]} exited with status {done.returncode}"
+    return done.stdout, "" if done.returncode == 0 else reason

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
+import re
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -258,7 +260,7 @@ def test_a_missing_index(here: Project) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "kind", "expected"),
     [
-        ("Filename: pool/", "Filename: ../pool/", UnsafePathError, "unsafe path '../pool/"),
+        ("Filename: pool/", "Filename: ../pool/", UnsafePathError, "of stable: unsafe path '../pool/"),
         pytest.param("Filename: pool/", "Filename: /pool/", UnsafePathError, "is absolute", marks=pytest.mark.slow),
         pytest.param("Filename: pool/main/", "Filename: pool/../../", UnsafePathError, "'..'", marks=pytest.mark.slow),
         pytest.param("Filename: pool/", "Filename: pool\\", UnsafePathError, "backslash", marks=pytest.mark.slow),
@@ -295,3 +297,28 @@ def test_a_hostile_name(here: Project, name: str) -> None:
     here.mirror.publish([*DEBS, Deb(name, essential=True, path="pool/x.deb")])
     here.define(essential=True)
     here.refused(IndexDigestError, f"invalid package {name!r}")
+
+
+def test_many_essential_packages(here: Project) -> None:
+    """Essential packages are arguments of apt, and no system has thousands of them."""
+    here.mirror.publish([*DEBS, *(Deb(f"e{at}", essential=True, path=f"pool/{at}.deb") for at in range(1001))])
+    here.define(essential=True)
+    here.refused(IndexDigestError, "invalid index of stable: 1001 essential packages, more than 1000")
+
+
+def test_a_large_index(here: Project) -> None:
+    """The size of an index is checked before space is reserved for it."""
+    publish(here, release=lambda text: re.sub(r"[0-9]+ (main/.*gz)", rf"{(1 << 30) + 1} \1", text))
+    here.refused(IndexDigestError, "Packages.gz has 1073741825 bytes, more than 1073741824")
+
+
+@pytest.mark.slow
+def test_an_index_that_grows(here: Project) -> None:
+    """An index of blank lines is read to the largest size of an index only, below the usual limits of archives."""
+    content = b"".join([gzip.compress(b"Package: x\n\n"), *[gzip.compress(b"\n" * (64 << 20), 1)] * 17])
+    here.mirror.publish_files(
+        {"main/binary-amd64/Packages.gz": content},
+        "stable",
+        "Suite: stable\nDate: Sun, 01 Nov 2026 08:30:00 UTC\nArchitectures: amd64\nComponents: main\n",
+    )
+    here.refused(IndexDigestError, "more than 1073741824 bytes decompressed")

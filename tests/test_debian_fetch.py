@@ -276,6 +276,12 @@ def test_a_damaged_lock_is_refused(top: Path) -> None:
     refused(top, LockMismatchError, "is not a lock")
 
 
+def test_a_lock_with_a_huge_index_is_refused(top: Path) -> None:
+    """No space is reserved for an index of a size that none has."""
+    edit_json(top, lambda lock: lock["releases"][0]["indexes"][0].update(size=1 << 40))
+    refused(top, LockMismatchError, r"Packages.xz has 1099511627776 bytes, more than 1073741824")
+
+
 def test_a_lock_that_is_no_file_is_refused(top: Path) -> None:
     """A FIFO or a link to a device does not keep a command waiting for its end."""
     (top / LOCK).unlink()

@@ -87,6 +87,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "a flat suite": ({"suites": ["./"]}, "invalid suite './'"),
     "a suite twice": ({"suites": ["a", "a"]}, "a is listed twice"),
     "one word": ({"packages": "git"}, "must be a list"),
+    "two versions": ({"packages": ["git=1.0", "zstd", "git=2.0"]}, "`packages` has two versions of git"),
     "an option": ({"packages": ["-o"]}, "invalid package '-o'"),
     "a removal": ({"packages": ["git-"]}, "invalid package 'git-'"),
     "a pattern": ({"packages": ["?essential"]}, "invalid package '?essential'"),

@@ -358,6 +358,7 @@ def test_an_old_suite(here: Project) -> None:
     ("fields", "codename", "date"),
     [
         ("Codename: my repository\n", "stable", "2026-11-01T08:30:00Z"),
+        ("Codename: a/../b\n", "stable", "2026-11-01T08:30:00Z"),
         ("", "stable", "2026-11-01T08:30:00Z"),
         ("Date: Sun, 01 Nov 0926 10:30:00 +0200\n", "stable", "0926-11-01T08:30:00Z"),
     ],

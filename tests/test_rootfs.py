@@ -19,7 +19,6 @@ import pytest
 from tasks_lib.cache import Cache, Options
 from tasks_lib.errors import ArchiveError, CancelledError, ToolError
 from tasks_lib.fs.locks import held, hold_directory
-from tasks_lib.host import find_root_isolation
 from tasks_lib.image.root_layer import write_root_layer
 from tasks_lib.image.rootfs import RootFilesystem, build_rootfs, mmdebstrap_version
 from tasks_lib.limits import Limits
@@ -213,11 +212,29 @@ def test_mmdebstrap_is_too_old(printed: str, tmp_path: Path) -> None:
     assert mmdebstrap_version(str(program.parent)) == "1.10.0"
 
 
-def test_fakeroot_is_not_root() -> None:
-    """Below fakeroot, mmdebstrap needs a user namespace like that of any user: the library has no effect on it."""
-    path = {"PATH": os.environ["PATH"]}
-    assert "--map-auto" in find_root_isolation({**path, "FAKEROOTKEY": "1"})[0]
-    assert ("--map-auto" in find_root_isolation(path)[0]) == (os.geteuid() != 0)
+#: Prints the words before mmdebstrap, and why the system rejects them.
+ISOLATION = "import os; from tasks_lib.host import find_root_isolation; print(*find_root_isolation(os.environ))"
+
+
+def isolation(*before: str) -> str:
+    """Return what a program that runs after these words prints."""
+    words = [*before, sys.executable, "-c", ISOLATION]
+    environ = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    return subprocess.run(words, env=environ, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.skipif(not shutil.which("fakeroot"), reason="needs fakeroot")
+def test_fakeroot_changes_nothing() -> None:
+    """Below fakeroot, root is root, and any other user needs a user namespace: no command inherits the library."""
+    assert isolation("fakeroot") == isolation()
+    assert ("--map-auto" in isolation("fakeroot")) == (os.geteuid() != 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root and unshare")
+def test_a_user_namespace_with_one_id() -> None:
+    """The reason names the ids that a user namespace lacks, instead of a failure of tar in mmdebstrap."""
+    assert "a Debian system has 65535 user ids, but the user namespace has 1" in isolation("unshare", "--map-root-user")
+    assert "user namespace has" not in isolation()
 
 
 def test_staging_of_a_killed_run(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ MAX_PARAGRAPH: Final = 1 << 20
 _FIELD: Final = re.compile(r"([!\x22$-,./-9;-~][!-9;-~]*):[ \t]*(.*)")
 #: Blank lines, which end a paragraph: a run of them is one separator.
 _END: Final = b"\n\n"
+_BLANK_LINES: Final = re.compile(rb"\n{3,}")
 
 
 def split_paragraphs(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -54,8 +55,8 @@ def _blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
     rest = b""
     for chunk in chunks:
         complete, end, rest = (rest + chunk).rpartition(_END)
-        if end:
-            yield b"\n" + complete
+        if end:  # without the blank lines that a hostile file has millions of
+            yield b"\n" + (_BLANK_LINES.sub(_END, complete) if b"\n\n\n" in complete else complete)
         _checked(rest)
     yield b"\n" + rest
 
@@ -74,13 +75,13 @@ def parse_paragraph(paragraph: bytes) -> dict[str, str]:
     Raises:
         ValueError: the text is not UTF-8, not a paragraph, or has a field twice.
     """
-    fields: dict[str, str] = {}
+    fields: dict[str, list[str]] = {}
     name = ""
     for line in paragraph.decode("utf-8").split("\n"):
         if line[:1] in (" ", "\t"):
             if not name or not line.strip():
                 raise ValueError("a line continues no field" if not name else "a line consists of blanks")
-            fields[name] += f"\n{line[1:].rstrip()}"
+            fields[name].append(line[1:].rstrip())
             continue
         found = _FIELD.fullmatch(line)
         if found is None:
@@ -88,5 +89,5 @@ def parse_paragraph(paragraph: bytes) -> dict[str, str]:
         name = found[1].lower()
         if name in fields:
             raise ValueError(f"the field {found[1]!r} occurs twice")
-        fields[name] = found[2].rstrip()
-    return fields
+        fields[name] = [found[2].rstrip()]
+    return {name: "\n".join(lines) for name, lines in fields.items()}

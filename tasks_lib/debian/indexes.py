@@ -12,7 +12,7 @@ from typing import BinaryIO, Final
 
 from tasks_lib.archive.codecs import decompress
 from tasks_lib.debian.deb822 import parse_paragraph, select_paragraphs, split_paragraphs
-from tasks_lib.debian.lock import Lock, LockedIndex, LockedPackage
+from tasks_lib.debian.lock import MAX_INDEX_BYTES, REPORT, Lock, LockedIndex, LockedPackage
 from tasks_lib.errors import ArchiveError, IndexDigestError, LockMismatchError, escape_text
 from tasks_lib.limits import Limits
 
@@ -34,7 +34,7 @@ def read_index(file: BinaryIO, index: LockedIndex, limits: Limits) -> Iterator[b
 
 def _decompress(file: BinaryIO, index: LockedIndex, limits: Limits) -> Iterator[bytes]:
     kind = _COMPRESSED.get(index.path.rpartition("/")[2].partition(".")[2], "tar")
-    return decompress(file, kind, limits)
+    return decompress(file, kind, limits._replace(max_total_bytes=min(limits.max_total_bytes, MAX_INDEX_BYTES)))
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def _read_errors_as_index_errors(index: LockedIndex) -> Iterator[None]:
         yield
     except (ArchiveError, ValueError) as error:
         reason = error.reason if isinstance(error, ArchiveError) else str(error)
-        raise IndexDigestError(f"cannot read the index {escape_text(index.path)}: {reason}", hint=_HINT) from error
+        raise IndexDigestError(f"cannot read the index {escape_text(index.path)}: {reason}", hint=REPORT) from error
 
 
 def find_paragraphs(

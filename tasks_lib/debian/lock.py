@@ -30,15 +30,19 @@ from tasks_lib.units import format_size
 VERSION: Final = 1
 #: Largest lock in bytes; the lock of all 64,000 packages of a release has 25 MiB.
 MAX_LOCK_BYTES: Final = 64 << 20
+#: Largest index in bytes, as it comes and decompressed; the largest of the Debian archive have 60 MiB.
+MAX_INDEX_BYTES: Final = 1 << 30
 #: The next step where a lock is missing or unusable.
 UPDATE: Final = "make it with: doit update NAME"
+#: The next step where a repository has signed what is not valid.
+REPORT: Final = "use another mirror, and report it to the owner of the repository"
 _RESTORE: Final = "restore it, or remove it and run: doit update NAME"
 #: Source: Debian Policy 4.7, sections 5.6.1 (names), 5.6.8 (architectures), 5.6.12 (versions).
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9+.-]{0,254}")
 _ARCHITECTURE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+:~-]{0,254}")
-#: Names of suites and codenames, which Release files contain in one line.
-SUITE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~/-]{0,254}")
+#: Names of suites and codenames, which mmdebstrap gets as an argument.
+SUITE: Final = re.compile(r"(?!.{256})[A-Za-z0-9][A-Za-z0-9._+~-]*(?:/[A-Za-z0-9][A-Za-z0-9._+~-]*)*")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _FINGERPRINT: Final = re.compile(r"[0-9A-F]{40}(?:[0-9A-F]{24})?")
@@ -69,6 +73,9 @@ class LockedIndex(LockedFile, frozen=True, kw_only=True, forbid_unknown_fields=T
     def __post_init__(self) -> None:
         check_path(self.path)
         super().__post_init__()
+        if self.size > MAX_INDEX_BYTES:
+            name = escape_text(self.path)[:200]
+            raise ValueError(f"the index {name} has {self.size} bytes, more than {MAX_INDEX_BYTES}")
 
 
 class LockedRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -164,7 +171,9 @@ def read_lock_text(path: Path) -> bytes:
         reason = f"cannot read the lock {escape_text(str(path))}: {error.strerror or error}"
         raise LockMismatchError(reason, hint=_RESTORE) from error
     if len(text) > MAX_LOCK_BYTES:
-        raise LockMismatchError(f"the lock {escape_text(str(path))} is larger than {format_size(MAX_LOCK_BYTES)}")
+        raise LockMismatchError(
+            f"the lock {escape_text(str(path))} is larger than {format_size(MAX_LOCK_BYTES)}", hint=_RESTORE
+        )
     return text
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from tasks_lib.context import Context
 from tasks_lib.debian.deb822 import parse_paragraph
-from tasks_lib.debian.lock import SUITE, LockedFile, LockedIndex, LockedRelease
+from tasks_lib.debian.lock import REPORT, SUITE, LockedFile, LockedIndex, LockedRelease
 from tasks_lib.definitions import Debian, Suite
 from tasks_lib.definitions.debian_fields import SNAPSHOT_ID, SNAPSHOT_TIME
 from tasks_lib.digest import Digest, Integrity
@@ -22,6 +22,7 @@ from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import (
     AllSourcesFailedError,
     FailedAttempt,
+    IndexDigestError,
     ReleaseRolledBackError,
     ReleaseSignatureError,
     SignatureError,
@@ -80,6 +81,7 @@ class SignedRelease:
 
         Raises:
             UnresolvableError: one is not listed.
+            IndexDigestError: one is too large.
         """
         everywhere = self._has_index_for_all()
         found = []
@@ -110,8 +112,12 @@ class SignedRelease:
     def _index(self, path: str) -> LockedIndex | None:
         for packing in _PACKINGS:
             integrity = self.files.get(path + packing)
-            if integrity is not None:
+            if integrity is None:
+                continue
+            try:
                 return LockedIndex(path=path + packing, sha256=integrity.digest.hex, size=integrity.size)
+            except ValueError as error:
+                raise IndexDigestError(f"InRelease of {self.suite.name}: {error}", hint=REPORT) from error
         return None
 
     def locked(self, indexes: list[LockedIndex]) -> LockedRelease:
@@ -190,7 +196,7 @@ def verify_release(
         _check_suite(fields, suite)
         files = _list_files(fields)
     except (SignatureError, ValueError) as error:
-        reason, hint = (error.message, error.hint) if isinstance(error, SignatureError) else (str(error), "")
+        reason, hint = (error.message, error.hint) if isinstance(error, SignatureError) else (str(error), REPORT)
         raise ReleaseSignatureError(f"InRelease of {suite.name}: {escape_text(reason)}", hint=hint) from error
     return SignedRelease(suite=suite, fields=fields, date=date, signers=signers, inrelease=integrity, files=files)
 

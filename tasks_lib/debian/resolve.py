@@ -16,10 +16,10 @@ from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 from tasks_lib.debian.deb822 import parse_paragraph, split_paragraphs
-from tasks_lib.debian.lock import NAME, LockedIndex, LockedPackage
+from tasks_lib.debian.lock import NAME, REPORT, LockedIndex, LockedPackage
 from tasks_lib.debian.release import SignedRelease
 from tasks_lib.definitions import Debian
-from tasks_lib.errors import IndexDigestError, UnresolvableError, escape_text
+from tasks_lib.errors import IndexDigestError, UnresolvableError, UnsafePathError, escape_text
 from tasks_lib.progress import Progress
 from tasks_lib.subprocesses import Completed, Invocation, Timeouts, run
 
@@ -48,6 +48,8 @@ _ESSENTIAL: Final = b"\nEssential: yes"
 _SHA256: Final = b"\nSHA256: "
 _HEX: Final = 64
 _CHUNK: Final = 1 << 20
+#: Maximum number of essential packages, which are arguments of apt; Debian 12 has 25 of them.
+_MAX_ESSENTIAL: Final = 1000
 #: Bounds of apt: it reads indexes of a hundred MiB and compares versions, without a network.
 _BOUNDS: Final = Timeouts(total_s=600, silence_s=600)
 
@@ -128,7 +130,12 @@ class _Apt:
         }  # fmt: skip
 
     def add(self, release: SignedRelease, indexes: Iterable[LockedIndex], read: ReadIndex) -> set[str]:
-        """Add the packages of a suite; return the names of those that are essential."""
+        """Add the packages of a suite; return the names of those that are essential.
+
+        Raises:
+            IndexDigestError: an index is invalid, or has too many of those.
+            CancelledError: the run was asked to stop.
+        """
         directory = self._directory / str(len(self._repositories))
         directory.mkdir()
         self._repositories[directory] = release
@@ -144,6 +151,8 @@ class _Apt:
                         essential.add(_read_name(paragraph, release))
                     size += file.write(text := paragraph + b"\n\n")
                     digest.update(text)
+        if len(essential) > _MAX_ESSENTIAL:
+            raise _invalid(release, f"{len(essential)} essential packages, more than {_MAX_ESSENTIAL}")
         (directory / "Release").write_text(_describe(release, digest.hexdigest(), size), "utf-8")
         return essential
 
@@ -202,6 +211,10 @@ def _describe(release: SignedRelease, digest: str, size: int) -> str:
     return "\n".join([*lines, "SHA256:", f" {digest} {size} Packages", ""])
 
 
+def _invalid(release: SignedRelease, reason: str) -> IndexDigestError:
+    return IndexDigestError(f"invalid index of {release.suite.name}: {reason}", hint=REPORT)
+
+
 def _parse(paragraph: bytes, release: SignedRelease) -> dict[str, str]:
     """Return the fields of a paragraph of an index.
 
@@ -211,7 +224,7 @@ def _parse(paragraph: bytes, release: SignedRelease) -> dict[str, str]:
     try:
         return parse_paragraph(paragraph)
     except ValueError as error:
-        raise IndexDigestError(f"invalid index of {release.suite.name}: {escape_text(str(error))}") from error
+        raise _invalid(release, escape_text(str(error))) from error
 
 
 def _read_name(paragraph: bytes, release: SignedRelease) -> str:
@@ -222,7 +235,7 @@ def _read_name(paragraph: bytes, release: SignedRelease) -> str:
     """
     name = _parse(paragraph, release).get("package", "")
     if not NAME.fullmatch(name) or name.endswith("-"):
-        raise IndexDigestError(f"invalid index of {release.suite.name}: invalid package {escape_text(name)[:80]!r}")
+        raise _invalid(release, f"invalid package {escape_text(name)[:80]!r}")
     return name
 
 
@@ -246,11 +259,11 @@ def _lock(fields: Mapping[str, str], release: SignedRelease) -> LockedPackage:
             source=fields.get("source", fields["package"]).partition(" ")[0],
             version=fields["version"],
         )
+    except UnsafePathError as error:
+        raise UnsafePathError(f"invalid index of {release.suite.name}: {error.message}", hint=REPORT) from error
     except (KeyError, ValueError) as error:
         reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
-        raise IndexDigestError(
-            f"invalid index of {release.suite.name}: {escape_text(fields.get('package', ''))[:80]}: {reason}"
-        ) from error
+        raise _invalid(release, f"{escape_text(fields.get('package', ''))[:80]}: {reason}") from error
 
 
 def _explain(name: str, architecture: str, done: Completed) -> UnresolvableError:

@@ -164,6 +164,9 @@ def read_debian(found: dict[str, Any], where: Location) -> Debian | None:
         where.wrong(f"invalid artifact name {name!r}", "use a .tar.zst name: the packages are archived as .tar.zst")
     if "packages" not in found and not found.get("essential"):
         where.wrong("has no packages", "add `packages:` or `essential: true`")
+    names = [one.partition("=")[0] for one in found.get("packages", ())]
+    if twice := next((one for at, one in enumerate(names) if one in names[:at]), None):
+        where.wrong(f"`packages` has two versions of {twice}", "keep one: apt installs one version of a package")
     for key in ("uri", "snapshots"):
         for unknown in sorted({*found.get(key, {})} - {"", *found["suites"]}):
             where.wrong(f"`{key}` has the unknown suite {unknown!r}", suggest(unknown, found["suites"]))

@@ -168,7 +168,9 @@ def _isolate(environ: Mapping[str, str]) -> list[str]:
     words, reason = find_root_isolation(environ)
     if reason:
         hint = "allow network, mount and process namespaces (see unshare(1))"
-        if not is_root(environ):
+        if is_root():
+            hint = f"{hint}; in a user namespace, map all ids, as `unshare --map-auto` does"
+        else:
             hint = f"{hint}; install the Debian package uidmap and give this user ranges of ids in /etc/subuid"
         raise ToolError(f"cannot run mmdebstrap without network: {escape_text(reason)}", hint=hint)
     return words
