@@ -5,9 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
+import signal
+import subprocess
 import tarfile
 import tempfile
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -40,7 +44,7 @@ from tests.debian_update import (
     release_of,
 )
 from tests.origin import reply
-from tests.project import ROOT, doit
+from tests.project import DOIT, PYTHONPATH, ROOT, doit, written
 
 __all__ = ["here", "keys"]
 
@@ -433,6 +437,24 @@ def test_a_missing_program(here: Project, missing: str, tmp_path: Path, monkeypa
             (programs / name).symlink_to(str(shutil.which(name)))
     monkeypatch.setenv("PATH", str(programs))
     here.refused(ToolError, f"{missing} is not installed")
+
+
+@pytest.mark.usefixtures("here")
+def test_apt_ends_with_the_command(tmp_path: Path) -> None:
+    """A command that is terminated, as by the timeout of a CI, leaves no program that works for it."""
+    programs = written(tmp_path / "bin", {"apt-get": "#!/bin/sh\necho $$ > apt.pid\nexec sleep 600\n"})
+    (programs / "apt-get").chmod(0o755)
+    pid = Path("apt.pid")
+    words = [*DOIT, "update", "debs"]
+    path = f"{programs}:{os.environ['PATH']}"
+    with subprocess.Popen(words, env={**os.environ, "PYTHONPATH": PYTHONPATH, "PATH": path}) as running:
+        while not (pid.exists() and pid.read_text()):
+            assert running.poll() is None
+            time.sleep(0.02)
+        running.terminate()
+        assert running.wait() == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
 
 
 @pytest.mark.parametrize("request_", [{"to": "1.0"}, {"url": "https://example.org/"}])

@@ -25,7 +25,7 @@ class ExportCommand(ProjectCommand):
     doc_description = (
         "LAYOUT is url, cas, sha256sum, distdir, bazel, conan, nix, meson, vcpkg, find-links, dotslash, cmake, or oci "
         "for images. "
-        "NAME is the name of a definition or a glob; a toolchain means its fetches; without names, all. "
+        "NAME is the name of a definition or a glob; a toolchain or an image means its fetches; without names, all. "
         "What the cache lacks is fetched first. Files of others in DIR stay. "
         "Prints the line that configures the program. Exit status: 0 success; 1 failure; 3 error of the definitions."
     )

@@ -24,6 +24,7 @@ from tasks_lib.engine.base_command import (
     usage_error,
     yield_to_task,
 )
+from tasks_lib.engine.signals import exit_on_signals
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, UnknownNameError, escape_lines, escape_text
 from tasks_lib.progress import LineProgress
 from tasks_lib.session import Session
@@ -51,7 +52,8 @@ class ProjectCommand(BaseCommand, abc.ABC):
         """
         session = self.start(params)
         try:
-            return self.work(session, params, args)
+            with exit_on_signals():
+                return self.work(session, params, args)
         except DefinitionError as error:
             sys.stderr.write(f"ERROR: {escape_lines(str(error))}\n")
             return self.unusable
