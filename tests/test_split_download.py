@@ -14,6 +14,7 @@ import pytest
 
 from tasks_lib.cache import Cache
 from tasks_lib.download import Downloader, Request
+from tasks_lib.download.split import LEAST_PIECE
 from tasks_lib.errors import AllSourcesFailedError, CancelledError
 from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import Silent
@@ -78,8 +79,26 @@ def test_one_connection_when_in_doubt(case: str, store: Cache, origin: Origin) -
 
 @pytest.mark.slow
 def test_many_downloads_are_not_split(store: Cache, origin: Origin) -> None:
-    """Several downloads from one host are not split."""
-    origin.answers |= {f"/{n}": throttled(BODY[n:], 4 * RATE) for n in range(5)}
+    """Several downloads from one host are not split while all of them run, however slow they are."""
+    all_run, all_were_slow = threading.Barrier(5, timeout=60), threading.Barrier(5, timeout=60)
+
+    def together(content: bytes) -> Answer:
+        """Return an answer that is slow while all five downloads run, until too little is left for a split."""
+
+        def answer(connection: socket.socket, _request: OriginRequest) -> None:
+            all_run.wait()
+            head = f'HTTP/1.1 200 OK\r\nETag: "v1"\r\nAccept-Ranges: bytes\r\nContent-Length: {len(content)}\r\n\r\n'
+            connection.sendall(head.encode())
+            slow = len(content) - 2 * LEAST_PIECE + 1
+            for at in range(0, slow, RATE // 10):
+                connection.sendall(content[at : min(at + RATE // 10, slow)])
+                time.sleep(0.05)
+            all_were_slow.wait()
+            connection.sendall(content[slow:])
+
+        return answer
+
+    origin.answers |= {f"/{n}": together(BODY[n:]) for n in range(5)}
     shared, found = sources(store), []
 
     def work(number: int) -> None:
