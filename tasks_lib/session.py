@@ -47,6 +47,7 @@ class Session:
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         self.settings, self.environ = settings, environ
+        self.creates_cache = True  # False for a command that only reads: a missing cache is an empty one
         self._entered = False
 
     @property
@@ -87,6 +88,8 @@ class Session:
     def enter(self) -> None:
         """Create the cache directory, register these definitions as its user, and wait while it is pruned; done once.
 
+        A command that only reads does nothing if the directory does not exist.
+
         `context` and `definition_cache` call this themselves; other code that uses the cache directory calls it first.
 
         Raises:
@@ -98,7 +101,8 @@ class Session:
             self._entered = True
 
     def _join(self, configuration: Configuration) -> None:
-        self._context.cache.join(find_layout(self.settings.fetchdefs).taken, configuration.encode())
+        if self.creates_cache or os.path.exists(self.settings.cache):  # noqa: PTH110 - never raises
+            self._context.cache.join(find_layout(self.settings.fetchdefs).taken, configuration.encode())
 
     @cached_property
     def output_settings(self) -> OutputSettings:

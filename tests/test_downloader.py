@@ -230,6 +230,9 @@ LEFT: dict[str, tuple[bytes, bytes, bytes]] = {
     "more than promised, in pieces": (b"x" * 300_000, b'"v1"\nORIGIN', b"0 100000\n11"),
     "no validator": (b"x" * 777, b"", b"0 100000\n11"),
     "a validator of no server": (BODY[:777], '"\u20ac"\nORIGIN'.encode(), b""),
+    "pieces that are not in the file": (BODY[:777], b'"v1"\nORIGIN', b"0 100000 2\n" + b"\xff" * 16),
+    "pieces after a gap": (BODY[:777], b'"v1"\nORIGIN', b"1000 100000 2\n" + b"\xff" * 16),
+    "marks of an earlier version": (BODY[:777] + bytes(100_000), b'"v1"\nORIGIN', b"777 100000\n01"),
     "pieces of a byte": (BODY, b'"v1"\nORIGIN', b"0 1\n"),
 }
 

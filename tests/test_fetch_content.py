@@ -356,6 +356,16 @@ def test_refused(run: Run, tmp_path: Path, origin: Origin, name: str, dest: str,
     assert tree_of(tmp_path) == {dest: "older"}
 
 
+def test_a_link_to_nothing_is_replaced(run: Run, tmp_path: Path, origin: Origin) -> None:
+    """A dangling symlink is replaced, not followed. Source: upstream's download_to_path unlinks the destination."""
+    (tmp_path / "dangling").symlink_to("nowhere")
+    name, content = next(iter(PLAIN.items()))
+    ended = run("static-url", *pinned(content), f"{origin.url}/d/{name}", tmp_path / "dangling")
+    assert ended.status == 0, ended.err
+    assert not (tmp_path / "dangling").is_symlink() and (tmp_path / "dangling").read_bytes() == content
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_what_is_no_file_is_not_replaced(run: Run, tmp_path: Path, origin: Origin) -> None:
     """A device (here a FIFO), a link to one, and a directory are not replaced; no request is sent."""
     os.mkfifo(tmp_path / "fifo.tar.zst")

@@ -178,7 +178,7 @@ FAILURES = {
     "no archive": (("path", "--tree", "plain"), 1, "is not an archive"),
     "no command": (("run", "kit"), 2, "missing command"),
     "not a file": (("get", "plain", "fifo"), 1, "fifo is not a regular file"),
-    "a link to nothing": (("get", "plain", "dangling"), 1, "dangling is not a regular file"),
+    "a link to no file": (("get", "plain", "link"), 1, "link is not a regular file"),
     "not a directory": (("get", "plain", "new/"), 1, "'new/' is not a directory"),
     "an empty name": (("get", "plain", ""), 1, "'' is not a directory"),
     "a missing command": (("run", "kit", "--", "no-such-program"), 127, "command not found"),
@@ -193,7 +193,7 @@ def test_failures(case: str, top: Path) -> None:
     """A mistake is a message without a traceback, on stderr, with its own exit status."""
     words, status, message = FAILURES[case]
     os.mkfifo(top / "fifo")
-    (top / "dangling").symlink_to("nowhere")
+    (top / "link").symlink_to("fifo")
     done = program(top, *words)
     assert (done.returncode, done.stdout) == (status, "")
     assert message in done.stderr
@@ -295,6 +295,9 @@ def test_get(top: Path) -> None:
         assert not (top / path).is_symlink()
     assert sorted(path.name for path in top.iterdir() if path.name.startswith(".")) == []
     assert not os.access(top / "other.txt", os.X_OK)
+    (top / "dangling").symlink_to("nowhere")  # replaced as by fetch-content, see test_a_link_to_nothing_is_replaced
+    assert program(top, "get", "plain", "dangling").returncode == 0
+    assert (top / "dangling").read_bytes() == PLAIN and not (top / "nowhere").exists()
     text = (top / "fetchdefs/fetch/all.yml").read_text()
     (top / "fetchdefs/fetch/all.yml").write_text(text.replace("lib:", "    executable: true\nlib:", 1))
     assert program(top, "get", "plain", "other.txt").returncode == 0
@@ -315,7 +318,9 @@ def test_a_new_project_on_a_full_disk(tmp_path: Path) -> None:
 
 def test_a_new_project(tmp_path: Path) -> None:
     """`init` asks nothing, keeps files that exist, and what it makes loads."""
+    (tmp_path / "plain").write_bytes(b"")
     assert program(tmp_path, "init").returncode == 0
+    assert (tmp_path / "dodo.py").stat().st_mode == (tmp_path / "plain").stat().st_mode
     (tmp_path / "dodo.py").write_text(DODO + "# mine\n")
     assert "kept dodo.py" in program(tmp_path, "init").stdout
     with (tmp_path / "fetchdefs/fetch/fetches.yml").open("a") as file:  # below the comments, as one does

@@ -6,14 +6,19 @@ import hashlib
 import itertools
 import random
 import socket
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tasks_lib.cache import Cache
+from tasks_lib.cache.pieces import Pieces, Span
 from tasks_lib.download import Downloader, Request
+from tasks_lib.download.split import LEAST_PIECE
 from tasks_lib.errors import AllSourcesFailedError, CancelledError
 from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import Silent
@@ -78,8 +83,26 @@ def test_one_connection_when_in_doubt(case: str, store: Cache, origin: Origin) -
 
 @pytest.mark.slow
 def test_many_downloads_are_not_split(store: Cache, origin: Origin) -> None:
-    """Several downloads from one host are not split."""
-    origin.answers |= {f"/{n}": throttled(BODY[n:], 4 * RATE) for n in range(5)}
+    """Several downloads from one host are not split while all of them run, however slow they are."""
+    all_run, all_were_slow = threading.Barrier(5, timeout=60), threading.Barrier(5, timeout=60)
+
+    def together(content: bytes) -> Answer:
+        """Return an answer that is slow while all five downloads run, until too little is left for a split."""
+
+        def answer(connection: socket.socket, _request: OriginRequest) -> None:
+            all_run.wait()
+            head = f'HTTP/1.1 200 OK\r\nETag: "v1"\r\nAccept-Ranges: bytes\r\nContent-Length: {len(content)}\r\n\r\n'
+            connection.sendall(head.encode())
+            slow = len(content) - 2 * LEAST_PIECE + 1
+            for at in range(0, slow, RATE // 10):
+                connection.sendall(content[at : min(at + RATE // 10, slow)])
+                time.sleep(0.05)
+            all_were_slow.wait()
+            connection.sendall(content[slow:])
+
+        return answer
+
+    origin.answers |= {f"/{n}": together(BODY[n:]) for n in range(5)}
     shared, found = sources(store), []
 
     def work(number: int) -> None:
@@ -181,6 +204,68 @@ def test_pieces_survive(store: Cache, origin: Origin) -> None:
     assert found.get("resumed") or len(origin.requests) == 1  # it came too fast to be split
     assert len(origin.requests) - before <= 4
     assert all("range" in request.headers for request in origin.requests[before:])
+
+
+#: Downloads sys.argv[2] to the cache sys.argv[1].
+DOWNLOAD = """
+import sys
+from pathlib import Path
+from tasks_lib.cache import Cache
+from tasks_lib.progress import Silent
+from tests.test_split_download import large, sources
+
+sources(Cache(Path(sys.argv[1]))).obtain(large(sys.argv[2]), Silent())
+"""
+
+
+def left_by_run(store: Cache) -> tuple[list[Span], list[int]]:
+    """Return the missing span of each incomplete piece, and how much of the piece is noted."""
+    path = store.root / "v1/partial" / f"{SHA}.pieces"
+    pieces = Pieces.load(path, total=len(BODY), existing_size=len(BODY))
+    spans = pieces.missing() if pieces else []
+    return spans, [(begin - pieces.start) % pieces.piece for begin, _ in spans] if pieces else []
+
+
+#: Bytes of each piece that a server sends before it waits.
+PART = 100_000
+
+
+@pytest.mark.slow
+def test_parts_of_pieces_survive_a_kill(store: Cache, origin: Origin) -> None:
+    """A later run asks for the rest of each piece, and for nothing else, although no killed run completed a piece."""
+    ends = threading.Event()
+
+    def begin_only(connection: socket.socket, request: OriginRequest) -> None:
+        begin, end = asked(request)
+        lines = f'ETag: "v1"\r\nContent-Length: {end - begin}\r\nContent-Range: bytes {begin}-{end - 1}/{len(BODY)}'
+        connection.sendall(f"HTTP/1.1 206 X\r\n{lines}\r\n\r\n".encode() + BODY[begin : begin + PART])
+        ends.wait()
+
+    origin.answers["/a"] = in_turn(throttled(BODY, RATE), begin_only)
+    words = [sys.executable, "-c", DOWNLOAD, str(store.root), f"{origin.url}/a"]
+    spans: list[Span] = []
+    for number in range(1, 5):
+        before = len(origin.requests)
+        with subprocess.Popen(words, cwd=Path(__file__).parents[1]) as run:
+            while (found := left_by_run(store))[1] != [PART * number] * 5:
+                assert run.poll() is None, found
+                time.sleep(0.01)
+            run.kill()
+        if spans:
+            assert sorted(map(asked, origin.requests[before:])) == spans
+        spans = found[0]
+    ends.set()
+    origin.answers["/a"] = throttled(BODY, 2 * RATE)
+    before = len(origin.requests)
+    sources(store).obtain(large(f"{origin.url}/a"), Silent())
+    assert sorted(map(asked, origin.requests[before:])) == spans
+    assert is_there(store)
+
+
+def asked(request: OriginRequest) -> Span:
+    """Return the span of a request for a part."""
+    begin, end = request.headers["range"].removeprefix("bytes=").split("-")
+    return int(begin), int(end) + 1 if end else len(BODY)
 
 
 def in_pieces(pieces: Answer, whole: Answer) -> Answer:

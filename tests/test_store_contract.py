@@ -180,5 +180,6 @@ def test_writers_of_the_same_blobs(server: Server, shop: Store, blobs: int) -> N
     for one in writers:
         one.join()
     assert failures == []
+    server.forget()
     assert [shop.read(key, 3000) for key in keys] == contents
     shop.delete(keys)

@@ -146,14 +146,14 @@ class Partial:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             self.validator, _, self.origin = self._note.read_text("ascii")[: 2 * MAX_VALIDATOR].partition("\n")
             self._noted = True
-        if not self.validator or existing_size > self.expected.size:
+        has_map = self._map.exists()
+        self._pieces = Pieces.load(self._map, total=self.expected.size, existing_size=existing_size)
+        if not self.validator or existing_size > self.expected.size or (has_map and self._pieces is None):
             os.ftruncate(self._file, 0)  # otherwise old bytes would remain after the new end
             self._map.unlink(missing_ok=True)
+            self._pieces = None
             self.restart("")
             return
-        self._pieces = Pieces.load(self._map, self.expected.size)
-        if self._pieces is None:
-            self._map.unlink(missing_ok=True)  # unreadable or missing
         self._measure(self._pieces.end_of_run(0) if self._pieces else existing_size)
 
     def _measure(self, end: int) -> None:
@@ -239,7 +239,7 @@ class Partial:
             self._spill()
 
     def write_at(self, offset: int, chunk: bytes | memoryview) -> None:
-        """Write part of a piece, from any thread; call `mark` when the piece is complete.
+        """Write part of a piece, from any thread; `note` then lets a later run use it.
 
         Raises:
             OSError: no space, or another error of the file system.
@@ -275,14 +275,26 @@ class Partial:
             self._pieces = Pieces.begin(self._map, start=self.size, piece=piece, total=self.expected.size)
         return self._pieces.missing()
 
-    def mark(self, begin: int) -> None:
-        """Mark the piece that starts at `begin` as complete, and hash the bytes up to the first gap.
+    def note(self, end: int) -> None:
+        """Note that a piece is written up to `end`; its bytes before are not written again.
 
         Raises:
             OSError: the file system rejects the operation.
         """
         if self._pieces is not None:
-            self._pieces.mark(begin)
+            self._pieces.note(end)
+
+    def rest(self, offset: int) -> Span:
+        """Return the part of the piece with the byte at `offset` that is missing; it is empty for none."""
+        return self._pieces.rest(offset) if self._pieces is not None else (offset, offset)
+
+    def measure(self) -> None:
+        """Hash the bytes up to the first gap.
+
+        Raises:
+            OSError: the file system rejects the operation.
+        """
+        if self._pieces is not None:
             self._measure(self._pieces.end_of_run(self.size))
 
     def join(self) -> None:

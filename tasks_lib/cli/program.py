@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import doit_fetch
 from tasks_lib.errors import FetchError, escape_text
-from tasks_lib.fs.atomic import require_replaceable, write_best_effort
+from tasks_lib.fs.atomic import require_destination, write_best_effort, write_new
 from tasks_lib.fs.processes import replace_process
 from tasks_lib.incremental import path_notes
 from tasks_lib.packaging import add_arguments
@@ -121,7 +121,7 @@ def _get(options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
     project = _load(options)
     source = project.fetch(options.name)
     target = Path(given, source.name) if Path(given).is_dir() else Path(given)
-    require_replaceable(target, "DEST")
+    require_destination(target, "DEST")
     with tempfile.TemporaryDirectory(prefix=".doit-fetch.", dir=target.absolute().parent) as staging:
         copy = Path(staging, source.name)
         shutil.copyfile(source, copy)
@@ -155,16 +155,10 @@ def _init(_options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
     for name, text in _PROJECT.items():
         path = Path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        state = "kept"
-        if not path.exists():
-            try:
-                path.write_text(text, "utf-8")
-            except OSError as error:
-                path.unlink(missing_ok=True)  # the next call would keep what was written of it
-                raise FetchError(
-                    f"cannot write {name}: {error.strerror}", hint="check space and permissions"
-                ) from error
-            state = "created"
+        try:
+            state = "created" if write_new(path, text.encode()) else "kept"
+        except OSError as error:
+            raise FetchError(f"cannot write {name}: {error.strerror}", hint="check space and permissions") from error
         print(f"{state} {name}")  # noqa: T201  # a program
 
 

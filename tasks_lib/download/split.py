@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from tasks_lib.cache import Partial
 from tasks_lib.cache.pieces import Span
 from tasks_lib.download.hosts import Hosts
 from tasks_lib.download.source_state import Download, SourceState, network_origin
@@ -150,6 +151,13 @@ class _SplitWork:
     stop: threading.Event = field(default_factory=threading.Event)
     errors: list[tuple[str, TransportError | OSError]] = field(default_factory=list)
 
+    def give_back(self, span: Span) -> None:
+        """Let another connection fetch the rest of a piece; without a rest it is complete."""
+        if span[0] < span[1]:
+            self.waiting.appendleft(span)
+        else:
+            self.came.put(span)
+
     def check(self) -> None:
         if self.stop.is_set():
             raise CancelledError("the other connections stopped")
@@ -199,7 +207,7 @@ class SplitDownload:
 
     @staticmethod
     def _gather(download: Download, work: _SplitWork, running: int) -> None:
-        """Mark completed pieces until the content is complete or all threads ended."""
+        """Hash completed pieces until the content is complete or all threads ended."""
         while download.partial.size < download.partial.expected.size:
             download.progress.check()
             try:
@@ -207,7 +215,7 @@ class SplitDownload:
             except queue.Empty:
                 continue
             if span is not None:
-                download.partial.mark(span[0])
+                download.partial.measure()
                 continue
             running -= 1
             if not running and work.came.empty():
@@ -233,7 +241,7 @@ class SplitDownload:
                 self._piece(download, source, url, span, work)
                 failures = 0
             except (TransportError, OSError) as error:
-                work.waiting.appendleft(span)
+                work.give_back(download.partial.rest(span[0]))
                 work.errors.append((url, error))
                 failures = self._failed(error, failures)
 
@@ -246,6 +254,7 @@ class SplitDownload:
         begin, end = span
         partial = download.partial
         own = network_origin(url) == source.origin
+        piece = _PieceWriter(partial, span, work)
         with self._transport.open(
             url,
             headers=download.headers_for(url),
@@ -254,19 +263,57 @@ class SplitDownload:
             stop=end,
             validator=partial.validator if own else "",
             ends=source.retry.ends,
-            check=work.check,
+            check=piece.check,
         ) as response:
             if response.status != 206 or response.start != begin:
                 raise HttpStatusError(
                     "requested a range, received the whole content: it changed, or the server does not support ranges",
                     status=206,
                 )
-            at, view = begin, memoryview(bytearray(_READ))
+            view = memoryview(bytearray(_READ))
             for count in response.receive(end - begin, lambda most: view[:most]):
-                partial.write_at(at, view[:count])
-                at += count
+                piece.write(view[:count])
                 download.progress.advance(count)
-                work.check()
-        if at != end:
-            raise TransportError(f"the connection ended after {at - begin} of {end - begin} bytes", transient=True)
+                piece.check()
+        if piece.at != end:
+            raise TransportError(
+                f"the connection ended after {piece.at - begin} of {end - begin} bytes", transient=True
+            )
         work.came.put(span)
+
+
+class _PieceWriter:
+    """Writes the bytes of a piece, and notes how many there are, so that a kill loses no more than the last moment."""
+
+    def __init__(self, partial: Partial, span: Span, work: _SplitWork) -> None:
+        self._partial, self._work = partial, work
+        self.at, self._end = span
+        self._noted, self._noted_s = self.at, 0.0
+
+    def write(self, content: memoryview) -> None:
+        """Write the next bytes.
+
+        Raises:
+            OSError: writing failed.
+        """
+        self._partial.write_at(self.at, content)
+        self.at += len(content)
+        if self.at == self._end:
+            self._note()
+
+    def check(self) -> None:
+        """Note what is written, at most every `_LOOK_S`; called in every wait.
+
+        The end of the piece raises an error of writing; here it would look like one of the connection.
+
+        Raises:
+            CancelledError: the other connections stopped.
+        """
+        if self._noted < self.at and time.monotonic() - self._noted_s > _LOOK_S:
+            with contextlib.suppress(OSError):
+                self._note()
+        self._work.check()
+
+    def _note(self) -> None:
+        self._noted, self._noted_s = self.at, time.monotonic()
+        self._partial.note(self.at)

@@ -28,6 +28,9 @@ _HELP: Final = ("--help", "-h")
 _OUTPUT_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 #: Whether dodo.py is loaded for its settings only, without creating anything or waiting.
 SETTINGS_ONLY: Final = ContextVar("settings only", default=False)
+#: Commands that do not create the cache directory, and whether one of them is running.
+_READING: Final = frozenset({"cache", "graph", "info", "list", "report", "why"})
+IS_READING: Final = ContextVar("is reading", default=False)
 #: What each command of this package does; `doit help` lists them without importing their modules.
 PURPOSES: Final = {
     "add": "write the definition of a URL, after downloading and verifying it",
@@ -110,6 +113,7 @@ class BaseCommand(_COMMAND):  # type: ignore[misc]
             InvalidCommand: the output cannot be written; doit prints the message.
         """
         _open_closed_streams()
+        IS_READING.set(self.name in _READING)
         self.outstream = self.outstream or sys.stdout
         if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
             sys.stdout.reconfigure(

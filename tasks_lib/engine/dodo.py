@@ -12,7 +12,7 @@ from doit import doit_cmd, get_var
 from doit.exceptions import InvalidDodoFile
 from doit.task import Task
 
-from tasks_lib.engine.base_command import SETTINGS_ONLY
+from tasks_lib.engine.base_command import IS_READING, SETTINGS_ONLY
 from tasks_lib.engine.checker import MD5Checker
 from tasks_lib.engine.slim_task import slim_tasks
 from tasks_lib.engine.state import snapshot_path
@@ -49,6 +49,7 @@ def _created(environ: Mapping[str, str]) -> Session:
         given = read_configuration()
         places = {"variables": given.variables, "environ": given.environ, "project": given.project}
         found = Session(Settings.parse(**places), environ)
+        found.creates_cache = not IS_READING.get()
         warnings = [] if SETTINGS_ONLY.get() else found.settings.judge_cache()
         # a snapshot shows that the cache was opened before, and may answer alone; `enter` reports an unusable path
         if not SETTINGS_ONLY.get() and not os.path.exists(snapshot_path(str(found.database))):  # noqa: PTH110 - never raises

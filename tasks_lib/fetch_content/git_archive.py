@@ -17,7 +17,8 @@ from tasks_lib.definitions import Git
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import SettingError, UnsupportedArchiveError
 from tasks_lib.fetch_content.console import log
-from tasks_lib.fetch_content.run import Run, check_destination, open_run, private_directory
+from tasks_lib.fetch_content.run import Run, open_run, private_directory
+from tasks_lib.fs.atomic import require_replaceable
 from tasks_lib.steps.commit import commit_archive
 from tasks_lib.steps.repository_access import open_repositories
 from tasks_lib.transport import redacted
@@ -50,7 +51,8 @@ def git_checkout_archive(checkout: CheckoutOptions, environ: Mapping[str, str]) 
         FetchError: a setting is invalid, or one of the steps failed; a subclass says which.
         OSError: the destination cannot be written.
     """
-    dest = check_destination(checkout.dest)
+    dest = Path(checkout.dest)
+    require_replaceable(dest, "destination")
     if not dest.name.endswith(".tar.zst"):
         raise UnsupportedArchiveError(archive=dest.name, reason="only .tar.zst archives are made", code="WRONG_FORMAT")
     with open_run(environ, dest.parent) as run:

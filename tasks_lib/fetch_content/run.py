@@ -15,7 +15,7 @@ from tasks_lib import recipe
 from tasks_lib.archive import ARCHIVE_VARIABLES
 from tasks_lib.context import Context
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import SettingError, StoreError, TransportError, escape_text
+from tasks_lib.errors import SettingError, StoreError, TransportError
 from tasks_lib.fetch_content.console import log
 from tasks_lib.fs import locks, system_calls
 from tasks_lib.fs.copying import link_or_copy
@@ -148,18 +148,6 @@ class Run(Context):
             finally:
                 os.close(directory)
             (staging / path.name).replace(path)
-
-
-def check_destination(text: str) -> Path:
-    """Return the path of a file to create.
-
-    Raises:
-        SettingError: the path exists and is not a file; replacing a device would break its other users.
-    """
-    path = Path(text)
-    if path.exists() and not path.is_file():
-        raise SettingError(f"{escape_text(text)} is not a regular file", hint="choose another destination")
-    return path
 
 
 @contextlib.contextmanager

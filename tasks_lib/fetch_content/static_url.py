@@ -22,8 +22,9 @@ from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import AllSourcesFailedError, IntegrityError, SettingError, UnsupportedArchiveError
 from tasks_lib.fetch_content.archive_detection import detect_archive
 from tasks_lib.fetch_content.console import log
-from tasks_lib.fetch_content.run import Run, check_destination, open_run
+from tasks_lib.fetch_content.run import Run, open_run
 from tasks_lib.formats import mtime_for
+from tasks_lib.fs.atomic import require_replaceable
 from tasks_lib.signature import MAX_SIGNATURE_BYTES
 from tasks_lib.transport import origin_of, redacted
 
@@ -84,7 +85,8 @@ def static_url(request: StaticUrlOptions, environ: Mapping[str, str]) -> None:
         raise SettingError("--gpg-sig-url and --gpg-key-env must both be defined")
     for url in filter(None, (request.url, request.sig_url)):
         _check_url(url)
-    dest = check_destination(request.dest)
+    dest = Path(request.dest)
+    require_replaceable(dest, "destination")
     if request.needs_repack and not dest.name.endswith(".tar.zst"):
         reason = f"cannot repack {request.original} as {dest.name}: only .tar.zst archives are made"
         raise UnsupportedArchiveError(archive=request.original, reason=reason, code="WRONG_FORMAT")

@@ -109,21 +109,30 @@ class Temporary:
 
 
 def require_replaceable(path: Path, word: str) -> None:
-    """Check that a file can be created at a path, or replaced there; as root, a rename would replace a device.
+    """Check that a rename to `path` replaces at most a file or a dangling symlink; as root, it would replace a device.
 
     Args:
         path: the path.
         word: what the command line calls it.
 
     Raises:
-        FetchError: its directory does not exist, or something other than a file is there.
+        FetchError: something else is there, perhaps behind a symlink.
+    """
+    if path.exists() and not path.is_file():
+        raise FetchError(f"{escape_text(str(path))} is not a regular file", hint=f"choose another {word}")
+
+
+def require_destination(path: Path, word: str) -> None:
+    """Check that a file can be created in an existing directory, or replaced there; the arguments are the same.
+
+    Raises:
+        FetchError: the directory does not exist, or as `require_replaceable`.
     """
     if not path.absolute().parent.is_dir():
         raise FetchError(
             f"{escape_text(str(path.parent))} is not a directory", hint=f"create it, or choose another {word}"
         )
-    if os.path.lexists(path) and not path.is_file():
-        raise FetchError(f"{escape_text(str(path))} is not a regular file", hint=f"choose another {word}")
+    require_replaceable(path, word)
 
 
 def link_new(descriptor: int, temporary: Path | None, final: str | Path) -> None:
@@ -204,6 +213,31 @@ def _replace(final: str | Path, scratches: Path, give: Callable[[str | Path], No
             scratch.replace(final)
         finally:
             scratch.unlink(missing_ok=True)  # a rename onto the same file leaves both names
+
+
+def write_new(path: Path, content: bytes) -> bool:
+    """Write a new file atomically, with the mode of any new file; return False if something has its name.
+
+    Raises:
+        OSError: the file system rejects the operation.
+    """
+    temporary = Temporary(path.parent, 0o666 & ~read_umask())
+    try:
+        temporary.write(content)
+        temporary.finish("fast")
+        link_new(temporary.descriptor, temporary.path, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.close()
+    return True
+
+
+def read_umask() -> int:
+    """Return the mode bits that new files of this process lack."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def write_best_effort(path: Path, content: bytes | bytearray, mode: int = 0o600) -> None:

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 import tasks_lib
 from tasks_lib.errors import FetchError, SettingError, escape_text
-from tasks_lib.fs.atomic import require_replaceable
+from tasks_lib.fs.atomic import require_destination
 
 
 class Program(NamedTuple):
@@ -51,7 +51,7 @@ def package(program: Program, out: Path, versions: Sequence[tuple[int, int]]) ->
     """
     if importlib.util.find_spec("shiv") is None or importlib.util.find_spec("pip") is None:
         raise SettingError("packaging needs shiv and pip", hint="install them: pip install 'doit-fetch[package]'")
-    require_replaceable(out, "OUT")
+    require_destination(out, "OUT")
     with tempfile.TemporaryDirectory(prefix=f".{program.name}.", dir=out.absolute().parent) as directory:
         staging = Path(directory)
         site = staging / "site"

@@ -16,6 +16,7 @@ from tasks_lib.definitions.mirrors import Mirrors, parse_mirrors
 from tasks_lib.definitions.parser import is_kind_file
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import DefinitionError, EditError, Problem, escape_text
+from tasks_lib.fs.atomic import read_umask
 from tasks_lib.layout import OWN, find_layout
 from tasks_lib.pins.edit import insert_definition
 from tasks_lib.pins.yaml_text import KeyPath, Value
@@ -153,7 +154,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     target = Path(os.path.realpath(path))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
+        mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~read_umask()
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         try:
             with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor
@@ -169,12 +170,6 @@ def write_bytes(path: Path, content: bytes) -> None:
             f"cannot write {escape_text(str(path))}: {error.strerror or error}",
             hint="check the permissions of its directory and the free space",
         ) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 @contextlib.contextmanager
