@@ -197,6 +197,28 @@ def test_every_edit_is_noticed(edit: str, repository: Path, origin: Origin) -> N
         assert ran(doit(repository)) == []
 
 
+@pytest.mark.parametrize("way", ["extract: true", "extract: false"])
+def test_directory_behind_a_symlink_is_noticed(way: str, tmp_path: Path) -> None:
+    """The snapshot notices what the check of an extraction does: a directory above it was moved behind a symlink."""
+    (tmp_path / "tool.tar").write_bytes(TOOL)
+    toolchain = f"t:\n  description: t\n  fetches: {{fetch: [{{artifact: tool, dest: a/b, {way}}}]}}\n"
+    files = {
+        "dodo.py": DODO,
+        "fetchdefs/fetch/all.yml": definition("tool", (tmp_path / "tool.tar").as_uri(), TOOL),
+        "fetchdefs/toolchain/all.yml": toolchain,
+    }
+    fetches = written(tmp_path / "r", files) / "build/t/fetches"
+    ran(doit(tmp_path / "r"))
+    for place in (fetches / "a", fetches):
+        place.rename(tmp_path / "moved")
+        place.symlink_to(tmp_path / "moved")
+        done = doit(tmp_path / "r")
+        assert f"{place.relative_to(tmp_path / 'r')} is not a directory" in done.stdout
+        place.unlink()
+        (tmp_path / "moved").rename(place)
+        assert doit(tmp_path / "r").returncode == 0
+
+
 def test_irrelevant_edits_are_checked_once(repository: Path) -> None:
     """A touched output or a comment in a definition causes a check but no work; then the snapshot is valid again."""
     edits: tuple[Callable[[], object], ...] = (
