@@ -232,6 +232,11 @@ def test_a_small_download_has_no_partial_file(store: Cache) -> None:
     assert list(place.iterdir()) == []
     with store.open(PINNED) as file:
         assert file.read() == BYTES
+    store.path(PINNED.digest).unlink()
+    with store.partial(PINNED) as partial:
+        partial.restart("")  # no later run could continue these bytes
+        partial.append(BYTES[:100])
+    assert list(place.iterdir()) == []
 
 
 def obtained(store: Cache, artifact: Path, content: bytes = BYTES) -> None:

@@ -197,10 +197,11 @@ def test_every_edit_is_noticed(edit: str, repository: Path, origin: Origin) -> N
         assert ran(doit(repository)) == []
 
 
-def test_directory_behind_a_symlink_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["extract: true", "extract: false"])
+def test_directory_behind_a_symlink_is_noticed(way: str, tmp_path: Path) -> None:
     """The snapshot notices what the check of an extraction does: a directory above it was moved behind a symlink."""
     (tmp_path / "tool.tar").write_bytes(TOOL)
-    toolchain = "t:\n  description: t\n  fetches: {fetch: [{artifact: tool, dest: a/b}]}\n"
+    toolchain = f"t:\n  description: t\n  fetches: {{fetch: [{{artifact: tool, dest: a/b, {way}}}]}}\n"
     files = {
         "dodo.py": DODO,
         "fetchdefs/fetch/all.yml": definition("tool", (tmp_path / "tool.tar").as_uri(), TOOL),
@@ -215,7 +216,7 @@ def test_directory_behind_a_symlink_is_noticed(tmp_path: Path) -> None:
         assert f"{place.relative_to(tmp_path / 'r')} is not a directory" in done.stdout
         place.unlink()
         (tmp_path / "moved").rename(place)
-        assert ran(doit(tmp_path / "r")) in ([], ["extract:t/tool"])
+        assert doit(tmp_path / "r").returncode == 0
 
 
 def test_irrelevant_edits_are_checked_once(repository: Path) -> None:

@@ -146,9 +146,11 @@ def is_delivered(delivery: Delivery) -> bool:
 
 
 def list_delivery_files(delivery: Delivery) -> Iterator[str]:
-    """Yield the files on which `is_delivered` depends: the manifest and every delivered entry."""
+    """Yield the files on which `is_delivered` depends: the manifest, the directories, and every delivered entry."""
+    tree = tree_of(delivery)
     yield str(delivery.record)
-    yield from map(str, tree_of(delivery).paths())
+    yield from map(str, tree.directories())
+    yield from map(str, tree.paths())
 
 
 def is_built(context: Context, preparation: ToolchainBuild) -> bool:

@@ -156,7 +156,7 @@ class Extraction(RecordedTree):
     def _publish(self, record: ManifestWriter, name: str, progress: Progress) -> None:
         with self._locked(progress):
             if self.worked is not None:  # the command of another process may have started since the last check
-                reset_worked(self._way()[-1], self.record.parent, self.worked)
+                reset_worked(self.directories()[-1], self.record.parent, self.worked)
             self.recover()
             self._adopt_incomplete(record)
             self._resolve_collisions(record, name)  # before anything is removed: on a collision nothing changes
@@ -205,7 +205,7 @@ class Extraction(RecordedTree):
         Raises:
             TreeError: such a path exists, or the destination cannot be used.
         """
-        for place in reversed(self._way()):
+        for place in reversed(self.directories()):
             status = find_status(place)
             if status is None:
                 return

@@ -228,7 +228,7 @@ class RecordedTree(NamedTuple):
         """Path of a manifest that is being rewritten; guarded by the lock of the manifest directory."""
         return self.record.with_suffix(".next")
 
-    def _way(self) -> list[Path]:
+    def directories(self) -> list[Path]:
         """Return the destination and the directories above it that extractions create."""
         top = self.record.parent.parent
         places = (self.destination, *self.destination.parents)
@@ -236,7 +236,7 @@ class RecordedTree(NamedTuple):
 
     def _is_redirected(self) -> bool:
         """Return whether a component of the destination was replaced by a symlink; what is behind it is not ours."""
-        return any(place.is_symlink() for place in self._way())
+        return any(place.is_symlink() for place in self.directories())
 
     def _locked(self, progress: Progress) -> contextlib.AbstractContextManager[None]:
         """Return a lock against changes by other extractions with manifests in the same directory."""
@@ -274,7 +274,7 @@ class RecordedTree(NamedTuple):
         """
         if self._is_redirected():
             return
-        for place in self._way():
+        for place in self.directories():
             try:
                 place.rmdir()
             except FileNotFoundError:
