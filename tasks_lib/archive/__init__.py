@@ -11,10 +11,9 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from tasks_lib.archive.codecs import LARGE_PIECE, SMALL_PIECE, decompress, read_ahead, remaining_size
-from tasks_lib.archive.deb import open_data_archive
+from tasks_lib.archive.codecs import CODECS, LARGE_PIECE, SMALL_PIECE, decompress, read_ahead, remaining_size
 from tasks_lib.archive.detection import detect_content, detect_format, explain_placed
 from tasks_lib.archive.entries import (
     ARCHIVE_VARIABLES,
@@ -30,17 +29,18 @@ from tasks_lib.archive.entries import (
     unsafe_entry,
     validate_target,
 )
-from tasks_lib.archive.more_formats import decompress_stream, read_entries
 from tasks_lib.archive.reshaping import rename
 from tasks_lib.archive.small_files import Item, SmallFiles, one_by_one
 from tasks_lib.archive.tar import TarReader
 from tasks_lib.archive.validator import EntryValidator, find_last, never_repeats, select
 from tasks_lib.archive.writer import Compression, write_archive, write_in_order
-from tasks_lib.archive.zip import ZipReader
 from tasks_lib.errors import ArchiveError, ArchiveLimitError, DamagedArchiveError
-from tasks_lib.formats import MORE, SINGLE, uncompressed_name
+from tasks_lib.formats import SINGLE, uncompressed_name
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress, do_nothing
+
+if TYPE_CHECKING:
+    from tasks_lib.archive.zip import ZipReader
 
 __all__ = [
     "ARCHIVE_VARIABLES",
@@ -120,27 +120,46 @@ def _open_entries(
     check: Callable[[], None],
 ) -> Iterator[Iterator[Item]]:
     with _name_format(source, kind, limits), _name_errors(name):
-        if kind == "zip":
-            zipped = ZipReader(source, limits, reshape.strip)
-            with _name_errors(name, zipped):
-                yield zipped.entries()
-        elif kind in SINGLE:
+        if kind in SINGLE:
             yield _open_single(source, name, kind, limits, reshape.executable)
-        elif kind in ("7z", "rpm"):
-            yield read_entries(source, kind, limits, reshape.strip)
+        elif kind in CODECS:
+            pieces = decompress(source, kind, limits, slow_piece)
+            with _open_tar(pieces, name, limits, reshape.strip, check) as entries:
+                yield entries
         else:
-            with _open_tar(source, name, kind, limits, reshape.strip, slow_piece, check) as entries:
+            with _open_other(source, name, kind, limits, reshape.strip, slow_piece, check) as entries:
                 yield entries
 
 
 @contextlib.contextmanager
-def _open_tar(
+def _open_other(
     source: BinaryIO, name: str, kind: str, limits: Limits, strip: int, slow_piece: int, check: Callable[[], None]
 ) -> Iterator[Iterator[Item]]:
+    """Yield the entries of an archive that is not a tar which this process decompresses."""
+    from tasks_lib.archive import deb, more_formats, zip  # slow to import, and few archives need them
+
+    if kind == "zip":
+        zipped = zip.ZipReader(source, limits, strip)
+        with _name_errors(name, zipped):
+            yield zipped.entries()
+        return
+    if kind in ("7z", "rpm"):
+        yield more_formats.read_entries(source, kind, limits, strip)
+        return
     if kind == "deb":
-        source, kind = open_data_archive(source, limits)
-    pieces = decompress_stream(source, kind, limits) if kind in MORE else decompress(source, kind, limits, slow_piece)
-    # close it explicitly: its thread reads `source`, which the caller may close next
+        data, kind = deb.open_data_archive(source, limits)
+        pieces = decompress(data, kind, limits, slow_piece)
+    else:
+        pieces = more_formats.decompress_stream(source, kind, limits)
+    with _open_tar(pieces, name, limits, strip, check) as entries:
+        yield entries
+
+
+@contextlib.contextmanager
+def _open_tar(
+    pieces: Iterator[bytes], name: str, limits: Limits, strip: int, check: Callable[[], None]
+) -> Iterator[Iterator[Item]]:
+    # close it explicitly: its thread reads the source, which the caller may close next
     with contextlib.closing(read_ahead(pieces)) as chunks:
         reader = TarReader(_checked(chunks, check), limits, strip)
         with _name_errors(name, reader):
