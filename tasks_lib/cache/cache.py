@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 
 from tasks_lib.cache import results, usage
-from tasks_lib.cache.blobs import BlobDirectory, LeasedBlob
+from tasks_lib.cache.blobs import BlobDirectory, LeasedBlob, Options
 from tasks_lib.cache.directories import Directories
-from tasks_lib.cache.options import Options
 from tasks_lib.cache.partial import Partial, open_partial
 from tasks_lib.cache.results import Result
 from tasks_lib.cache.usage import Usage
