@@ -197,12 +197,9 @@ class Cache:
         """
         final = self.blob_directory.place(integrity.digest)
         directory, durability = final.rpartition("/")[0], self.options.durability
-        self._directories.make(directory, durability)
-        try:
-            named = self._named(descriptor, temporary, integrity, final)
-        except FileNotFoundError:  # prune removed the directory
-            self._directories.make_again(directory, durability)
-            named = self._named(descriptor, temporary, integrity, final)
+        named = self._directories.write(
+            directory, durability, lambda: self._named(descriptor, temporary, integrity, final)
+        )
         files.sync_directory(directory, durability)
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -376,12 +373,7 @@ class Cache:
             try:
                 temporary.write(results.encode(result).encode("ascii"))
                 temporary.finish("fast")
-                self._directories.make(directory, "fast")
-                try:
-                    self._replace(temporary, final)
-                except FileNotFoundError:  # prune removed the directory
-                    self._directories.make_again(directory, "fast")
-                    self._replace(temporary, final)
+                self._directories.write(directory, "fast", lambda: self._replace(temporary, final))
             finally:
                 temporary.close()
         except OSError as error:
@@ -421,12 +413,7 @@ class Cache:
         with self.open(integrity) as file:
             try:
                 # no directory is synced: a link that a power loss removes is created again
-                self._directories.make(directory, "fast")
-                try:
-                    self._put(file, path, integrity)
-                except FileNotFoundError:  # prune removed the directory
-                    self._directories.make_again(directory, "fast")
-                    self._put(file, path, integrity)
+                self._directories.write(directory, "fast", lambda: self._put(file, path, integrity))
             except OSError as error:
                 raise files.cache_error(path, error, integrity.size) from error
 
