@@ -18,10 +18,10 @@ from tasks_lib.adopt.findings import FoundDownload
 from tasks_lib.adopt.shell import find_in_script
 from tasks_lib.fs.files import open_regular
 
-__all__ = ["MAX_BYTES", "FoundDownload", "find_downloads"]
+__all__ = ["FoundDownload", "find_downloads"]
 
 #: Maximum size in bytes of a file that is read: a script or a build file is smaller.
-MAX_BYTES: Final = 1 << 20
+_MAX_BYTES: Final = 1 << 20
 #: Directories of other programs, whose files do not belong to the repository.
 _FOREIGN: Final = frozenset(
     {".git", ".hg", ".svn", "node_modules", "__pycache__", ".tox", ".nox", ".venv", ".mypy_cache"}
@@ -87,7 +87,7 @@ def _read(path: Path) -> str:
     """Return the text of a small regular file, "" for others."""
     try:
         with open_regular(path) as file:
-            content = file.read(MAX_BYTES + 1)
+            content = file.read(_MAX_BYTES + 1)
     except OSError:
         return ""
-    return content.decode("utf-8", "surrogateescape") if len(content) <= MAX_BYTES and b"\0" not in content else ""
+    return content.decode("utf-8", "surrogateescape") if len(content) <= _MAX_BYTES and b"\0" not in content else ""
