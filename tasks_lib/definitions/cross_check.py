@@ -43,7 +43,7 @@ def cross_check(
     """
     is_complete = not problems  # a missing name may only be a consequence of another broken definition
     aliases = _all_aliases(fetches, aliased, toolchains, lambda _one, problem: problems.append(problem))
-    checks = _Checks(fetches, toolchains, aliases)
+    checks = _UseChecks(fetches, toolchains, aliases)
     own = [toolchain for toolchain in toolchains.values() if toolchain.file not in trees]
     for toolchain in own:
         if is_complete:
@@ -77,7 +77,7 @@ def find_unavailable(
     conflicts: list[tuple[Fetch | Toolchain, Problem]] = []
     _all_aliases(fetches, fetches, toolchains, lambda one, problem: conflicts.append((one, problem)))
     aliases = _all_aliases(fetches, fetches, toolchains, lambda _one, _problem: None)
-    checks = _Checks(fetches, toolchains, aliases)
+    checks = _UseChecks(fetches, toolchains, aliases)
     for toolchain in toolchains.values():
         own = [*checks.check_entries(toolchain), *checks.check_places(toolchain)]
         needed = [f"{kind}:{name}" for kind, name in _needs(toolchain) if f"{kind}:{name}" in known]
@@ -189,7 +189,7 @@ def _aliases(
     return aliases
 
 
-class _Checks:
+class _UseChecks:
     """Checks of what toolchains and images use; each yields its problems."""
 
     def __init__(
