@@ -203,9 +203,9 @@ class Context:
             TransportError: it is.
             CancelledError: the run is cancelled.
         """
-        endpoint = endpoint_of(url)
-        if endpoint.host:
-            self.transport.judge(*endpoint, progress.check)
+        scheme, host, port = endpoint_of(url)
+        if host:
+            self.transport.judge(scheme, host, port, progress.check)
 
     @property
     def repositories(self) -> RepositorySettings:

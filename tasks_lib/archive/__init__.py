@@ -8,13 +8,11 @@ expensive, or that would write outside the destination. Each error names archive
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from tasks_lib.archive.codecs import LARGE_PIECE, SMALL_PIECE, decompress, read_ahead, remaining_size
-from tasks_lib.archive.deb import open_data_archive
+from tasks_lib.archive.codecs import CODECS, LARGE_PIECE, SMALL_PIECE, decompress, read_ahead, remaining_size
 from tasks_lib.archive.detection import detect_content, detect_format, explain_placed
 from tasks_lib.archive.entries import (
     ARCHIVE_VARIABLES,
@@ -30,17 +28,18 @@ from tasks_lib.archive.entries import (
     unsafe_entry,
     validate_target,
 )
-from tasks_lib.archive.more_formats import decompress_stream, read_entries
 from tasks_lib.archive.reshaping import rename
 from tasks_lib.archive.small_files import Item, SmallFiles, one_by_one
 from tasks_lib.archive.tar import TarReader
 from tasks_lib.archive.validator import EntryValidator, find_last, never_repeats, select
 from tasks_lib.archive.writer import Compression, write_archive, write_in_order
-from tasks_lib.archive.zip import ZipReader
 from tasks_lib.errors import ArchiveError, ArchiveLimitError, DamagedArchiveError
-from tasks_lib.formats import MORE, SINGLE, uncompressed_name
+from tasks_lib.formats import SINGLE, uncompressed_name
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress, do_nothing
+
+if TYPE_CHECKING:
+    from tasks_lib.archive.zip import ZipReader
 
 __all__ = [
     "ARCHIVE_VARIABLES",
@@ -96,86 +95,90 @@ def _name_format(source: BinaryIO, kind: str, limits: Limits) -> Iterator[None]:
         raise
 
 
-def _open_single(source: BinaryIO, name: str, kind: str, limits: Limits, executable: int) -> Iterator[Entry]:
-    """Yield the only entry of a compressed file: it is decoded twice, because an entry needs its size."""
-    begin = source.tell()
-    size, first = 0, b""
-    for chunk in decompress(source, SINGLE[kind], limits):
-        first = first or chunk[:4]
-        size += len(chunk)
-    source.seek(begin)
-    path = normalize_path(os.fsencode(uncompressed_name(name)), limits, 0)
-    chunks = decompress(source, SINGLE[kind], limits)
-    yield Entry(path, FILE, size, executable or is_program(first), chunks=chunks)
+class _ArchiveFile(NamedTuple):
+    """An archive, and how it is read; `slow_piece` and `check` are as in `decompress` and `read`."""
 
+    source: BinaryIO
+    name: str
+    kind: str
+    reshape: Reshape
+    limits: Limits
+    slow_piece: int
+    check: Callable[[], None] = do_nothing
 
-@contextlib.contextmanager
-def _open_entries(
-    source: BinaryIO,
-    name: str,
-    kind: str,
-    limits: Limits,
-    reshape: Reshape,
-    slow_piece: int,
-    check: Callable[[], None],
-) -> Iterator[Iterator[Item]]:
-    with _name_format(source, kind, limits), _name_errors(name):
-        if kind == "zip":
-            zipped = ZipReader(source, limits, reshape.strip)
-            with _name_errors(name, zipped):
+    @contextlib.contextmanager
+    def renamed(self) -> Iterator[Iterator[Item]]:
+        """Yield the renamed entries; if `limits.duplicates` is "last", read twice to yield each name once."""
+        if self.limits.duplicates != "last":
+            with self._entries() as items:
+                yield rename(items, self.reshape, self.limits)
+            return
+        start = self.source.tell()
+        validator = EntryValidator(self.limits, self.limits.max_total_for(remaining_size(self.source)))
+        with self._entries() as items:
+            names = find_last(one_by_one(rename(items, self.reshape, self.limits)), validator)
+        self.source.seek(start)
+        with self._entries() as items:
+            yield select(one_by_one(rename(items, self.reshape, self.limits)), names)
+
+    @contextlib.contextmanager
+    def _entries(self) -> Iterator[Iterator[Item]]:
+        with _name_format(self.source, self.kind, self.limits), _name_errors(self.name):
+            if self.kind in SINGLE:
+                yield self._single()
+            elif self.kind in CODECS:
+                with self._tar(decompress(self.source, self.kind, self.limits, self.slow_piece)) as entries:
+                    yield entries
+            else:
+                with self._other() as entries:
+                    yield entries
+
+    def _single(self) -> Iterator[Entry]:
+        """Yield the only entry of a compressed file: it is decoded twice, because an entry needs its size."""
+        begin = self.source.tell()
+        size, first = 0, b""
+        for chunk in decompress(self.source, SINGLE[self.kind], self.limits):
+            first = first or chunk[:4]
+            size += len(chunk)
+        self.source.seek(begin)
+        path = normalize_path(os.fsencode(uncompressed_name(self.name)), self.limits, 0)
+        chunks = decompress(self.source, SINGLE[self.kind], self.limits)
+        yield Entry(path, FILE, size, self.reshape.executable or is_program(first), chunks=chunks)
+
+    @contextlib.contextmanager
+    def _other(self) -> Iterator[Iterator[Item]]:
+        """Yield the entries of an archive that is not a tar which this process decompresses."""
+        from tasks_lib.archive import deb, more_formats, zip  # slow to import, and few archives need them
+
+        if self.kind == "zip":
+            zipped = zip.ZipReader(self.source, self.limits, self.reshape.strip)
+            with _name_errors(self.name, zipped):
                 yield zipped.entries()
-        elif kind in SINGLE:
-            yield _open_single(source, name, kind, limits, reshape.executable)
-        elif kind in ("7z", "rpm"):
-            yield read_entries(source, kind, limits, reshape.strip)
+            return
+        if self.kind in ("7z", "rpm"):
+            yield more_formats.read_entries(self.source, self.kind, self.limits, self.reshape.strip)
+            return
+        if self.kind == "deb":
+            data, kind = deb.open_data_archive(self.source, self.limits)
+            pieces = decompress(data, kind, self.limits, self.slow_piece)
         else:
-            with _open_tar(source, name, kind, limits, reshape.strip, slow_piece, check) as entries:
-                yield entries
+            pieces = more_formats.decompress_stream(self.source, self.kind, self.limits)
+        with self._tar(pieces) as entries:
+            yield entries
 
-
-@contextlib.contextmanager
-def _open_tar(
-    source: BinaryIO, name: str, kind: str, limits: Limits, strip: int, slow_piece: int, check: Callable[[], None]
-) -> Iterator[Iterator[Item]]:
-    if kind == "deb":
-        source, kind = open_data_archive(source, limits)
-    pieces = decompress_stream(source, kind, limits) if kind in MORE else decompress(source, kind, limits, slow_piece)
-    # close it explicitly: its thread reads `source`, which the caller may close next
-    with contextlib.closing(read_ahead(pieces)) as chunks:
-        reader = TarReader(_checked(chunks, check), limits, strip)
-        with _name_errors(name, reader):
-            yield reader.entries()
+    @contextlib.contextmanager
+    def _tar(self, pieces: Iterator[bytes]) -> Iterator[Iterator[Item]]:
+        # close it explicitly: its thread reads the source, which the caller may close next
+        with contextlib.closing(read_ahead(pieces)) as chunks:
+            reader = TarReader(_checked(chunks, self.check), self.limits, self.reshape.strip)
+            with _name_errors(self.name, reader):
+                yield reader.entries()
 
 
 def _checked(chunks: Iterator[bytes], check: Callable[[], None]) -> Iterator[bytes]:
     for chunk in chunks:
         check()
         yield chunk
-
-
-@contextlib.contextmanager
-def _open_renamed(
-    source: BinaryIO,
-    name: str,
-    kind: str,
-    reshape: Reshape,
-    limits: Limits,
-    slow_piece: int,
-    check: Callable[[], None] = do_nothing,
-) -> Iterator[Iterator[Item]]:
-    """Yield the renamed entries; if `limits.duplicates` is "last", read twice to yield each name once."""
-    opened = functools.partial(_open_entries, source, name, kind, limits, reshape, slow_piece, check)
-    if limits.duplicates != "last":
-        with opened() as items:
-            yield rename(items, reshape, limits)
-        return
-    start = source.tell()
-    validator = EntryValidator(limits, limits.max_total_for(remaining_size(source)))
-    with opened() as items:
-        names = find_last(one_by_one(rename(items, reshape, limits)), validator)
-    source.seek(start)
-    with opened() as items:
-        yield select(one_by_one(rename(items, reshape, limits)), names)
 
 
 @contextlib.contextmanager
@@ -188,7 +191,7 @@ def open_entries(
         ArchiveError: the archive is rejected; `archive` is `name`.
         Exception: any exception raised by `check`, which is called for every decompressed piece of a tar.
     """
-    with _open_renamed(source, name, format, reshape, limits, SMALL_PIECE, check) as items:
+    with _ArchiveFile(source, name, format, reshape, limits, SMALL_PIECE, check).renamed() as items:
         yield one_by_one(items)
 
 
@@ -235,7 +238,7 @@ def read(
     """
     table = EntryValidator(limits, limits.max_total_for(remaining_size(source)), repeats)
     add = table.add
-    with _open_renamed(source, name, format, reshape, limits, LARGE_PIECE, check) as items:
+    with _ArchiveFile(source, name, format, reshape, limits, LARGE_PIECE, check).renamed() as items:
         for item in items:
             if sink_files is not None and isinstance(item, SmallFiles) and table.add_files(item):
                 sink_files(item)
@@ -267,7 +270,7 @@ def repack(
         OSError: an operation on `spool` failed.
     """
     allowed = limits.max_total_for(remaining_size(source))
-    with _open_renamed(source, name, format, reshape, limits, SMALL_PIECE) as items:
+    with _ArchiveFile(source, name, format, reshape, limits, SMALL_PIECE).renamed() as items:
         return write_archive(
             one_by_one(items),
             limits=limits,

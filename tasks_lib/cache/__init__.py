@@ -7,8 +7,8 @@ docs/cache.md describes the files and the behaviour on shared, read-only and net
 
 from __future__ import annotations
 
+from tasks_lib.cache.blobs import LOCK_TIMEOUT_S, Options
 from tasks_lib.cache.cache import Cache
-from tasks_lib.cache.options import LOCK_TIMEOUT_S, Options
 from tasks_lib.cache.partial import Partial
 from tasks_lib.cache.results import Confirmation, Result, identify_url
 from tasks_lib.cache.writer import Writer

@@ -17,16 +17,28 @@ from pathlib import Path
 from typing import Any, Final
 
 from tasks_lib.cache.hash_cache import HashCache
-from tasks_lib.cache.options import Options
 from tasks_lib.cache.quarantine import Quarantine
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError, CacheUnavailableError, escape_text
 from tasks_lib.fs import files, locks, system_calls
+from tasks_lib.fs.files import Durability
 from tasks_lib.fs.fingerprint import Fingerprint, settled_fingerprint
-from tasks_lib.fs.trust import FORMAT
+from tasks_lib.fs.trust import FORMAT, NOBODY, Trust
+from tasks_lib.named import NamedTuple
 from tasks_lib.progress import Progress
 
 _MISSING: Final = (errno.ENOENT, errno.ENOTDIR)
+#: Seconds to wait for another process; enough for a download of several gigabytes.
+LOCK_TIMEOUT_S: Final = 1800.0
+
+
+class Options(NamedTuple):
+    """Options of a cache; `shared` is the directory of a second, read-only cache that is used when the first misses."""
+
+    durability: Durability = "full"
+    lock_timeout_s: float = LOCK_TIMEOUT_S
+    trust: Trust = NOBODY
+    shared: Path | None = None
 
 
 class LeasedBlob(io.FileIO):

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 
 from tasks_lib.cache import results, usage
-from tasks_lib.cache.blobs import BlobDirectory, LeasedBlob
+from tasks_lib.cache.blobs import BlobDirectory, LeasedBlob, Options
 from tasks_lib.cache.directories import Directories
-from tasks_lib.cache.lookups import Lookups
-from tasks_lib.cache.options import Options
 from tasks_lib.cache.partial import Partial, open_partial
 from tasks_lib.cache.results import Result
 from tasks_lib.cache.usage import Usage
@@ -85,14 +83,6 @@ class Cache:
         """
         return self.blob_directory.path(digest)
 
-    def _directory(self, name: str) -> Path:
-        """Return a directory of the cache; create it if it is missing.
-
-        Raises:
-            CacheUnavailableError: it cannot be created, or untrusted users can write to it.
-        """
-        return self._directories.own(name)
-
     def repository(self, name: str) -> Path:
         """Return the path of the bare repository `name` (hex digits), whether it exists or not.
 
@@ -101,16 +91,16 @@ class Cache:
         Raises:
             CacheUnavailableError: the cache is not writable.
         """
-        return self._directory("repositories") / name
+        return self._directories.own("repositories") / name
 
-    @cached_property
-    def lookups(self) -> Lookups:
-        """The answers of upstream.
+    @property
+    def lookup_directory(self) -> Path:
+        """The directory of `cache.lookups.Lookups`.
 
         Raises:
             CacheUnavailableError: the cache is not writable.
         """
-        return Lookups(self._directory("lookups"))
+        return self._directories.own("lookups")
 
     def join(self, definitions: Path, configuration: str, progress: Progress | None = None) -> None:
         """Create the cache directory, record that `definitions` use it, and wait for a running prune.
@@ -126,7 +116,7 @@ class Cache:
         top = self.blob_directory.top
         if not os.access(top if top.exists() else self.root, os.W_OK):
             return
-        gate = self._directory("locks") / "prune"
+        gate = self._directories.own("locks") / "prune"
         usage.record_definitions(top, self.root, definitions, configuration)
         locks.pass_through(gate, timeout_s=self.options.lock_timeout_s, progress=progress or Silent())
         locks.remove_stale_files(top / "tmp")
@@ -207,12 +197,9 @@ class Cache:
         """
         final = self.blob_directory.place(integrity.digest)
         directory, durability = final.rpartition("/")[0], self.options.durability
-        self._directories.make(directory, durability)
-        try:
-            named = self._named(descriptor, temporary, integrity, final)
-        except FileNotFoundError:  # prune removed the directory
-            self._directories.make_again(directory, durability)
-            named = self._named(descriptor, temporary, integrity, final)
+        named = self._directories.write(
+            directory, durability, lambda: self._named(descriptor, temporary, integrity, final)
+        )
         files.sync_directory(directory, durability)
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -250,7 +237,7 @@ class Cache:
         Raises:
             CacheUnavailableError: the cache is not writable.
         """
-        directory = self._directory("tmp")
+        directory = self._directories.own("tmp")
         with files.convert_os_errors(directory):
             temporary = atomic.Temporary(directory, 0o600)
             if temporary.path is not None:
@@ -266,7 +253,7 @@ class Cache:
         Raises:
             CacheUnavailableError: the cache is not writable.
         """
-        directory = self._directory("tmp") / atomic.scratch_name()
+        directory = self._directories.own("tmp") / atomic.scratch_name()
         with files.convert_os_errors(directory):
             directory.mkdir(0o700)
         try:
@@ -281,7 +268,7 @@ class Cache:
         Raises:
             CacheUnavailableError: the cache is not writable.
         """
-        directory = self._directory("partial")
+        directory = self._directories.own("partial")
         place = f"{directory}/{integrity.digest.hex}.part"
         try:
             existing_size = self._resumable(place)
@@ -289,7 +276,7 @@ class Cache:
                 files.require_space(directory, integrity.size - existing_size)
         except OSError as error:
             raise files.cache_error(place, error, integrity.size) from error
-        return open_partial(place, lambda: self._directory("quarantine"), integrity, existing_size)
+        return open_partial(place, lambda: self._directories.own("quarantine"), integrity, existing_size)
 
     def _resumable(self, place: str) -> int:
         """Return how many bytes an earlier download left; remove a file that cannot be resumed.
@@ -322,7 +309,7 @@ class Cache:
                 lambda descriptor, path: self.name(descriptor, path, partial.expected, partial.artifact), durability
             )
             return
-        temporary = atomic.Temporary(self._directory("tmp"), 0o444)
+        temporary = atomic.Temporary(self._directories.own("tmp"), 0o444)
         try:
             temporary.write(content)
             temporary.finish(self.options.durability)
@@ -341,7 +328,7 @@ class Cache:
             CancelledError: the run is cancelled.
         """
         try:
-            place = f"{self._directory('locks')}/{name}"
+            place = f"{self._directories.own('locks')}/{name}"
             held = locks.acquire(place, timeout_s=self.options.lock_timeout_s, progress=progress or Silent())
         except CacheUnavailableError as error:
             raise _explain_miss(error, what, self.root) from error.__cause__
@@ -378,20 +365,15 @@ class Cache:
         Raises:
             CacheUnavailableError: the cache is not writable.
         """
-        self._directory("results")
+        self._directories.own("results")
         final = self.blob_directory.result_path(result.key)
         directory = final.rpartition("/")[0]
         try:
-            temporary = atomic.Temporary(self._directory("tmp"), 0o644)
+            temporary = atomic.Temporary(self._directories.own("tmp"), 0o644)
             try:
                 temporary.write(results.encode(result).encode("ascii"))
                 temporary.finish("fast")
-                self._directories.make(directory, "fast")
-                try:
-                    self._replace(temporary, final)
-                except FileNotFoundError:  # prune removed the directory
-                    self._directories.make_again(directory, "fast")
-                    self._replace(temporary, final)
+                self._directories.write(directory, "fast", lambda: self._replace(temporary, final))
             finally:
                 temporary.close()
         except OSError as error:
@@ -401,7 +383,7 @@ class Cache:
         try:
             atomic.link_new(temporary.descriptor, temporary.path, final)
         except FileExistsError:
-            atomic.replace_file(temporary.descriptor, temporary.path, final, self._directory("tmp"))
+            atomic.replace_file(temporary.descriptor, temporary.path, final, self._directories.own("tmp"))
 
     @contextlib.contextmanager
     def _scratch(self, mode: int) -> Iterator[atomic.Temporary]:
@@ -410,7 +392,7 @@ class Cache:
         Raises:
             CacheUnavailableError: the cache is not writable.
         """
-        directory = self._directory("tmp")
+        directory = self._directories.own("tmp")
         with files.convert_os_errors(directory):
             temporary = atomic.Temporary(directory, mode)
         try:
@@ -431,12 +413,7 @@ class Cache:
         with self.open(integrity) as file:
             try:
                 # no directory is synced: a link that a power loss removes is created again
-                self._directories.make(directory, "fast")
-                try:
-                    self._put(file, path, integrity)
-                except FileNotFoundError:  # prune removed the directory
-                    self._directories.make_again(directory, "fast")
-                    self._put(file, path, integrity)
+                self._directories.write(directory, "fast", lambda: self._put(file, path, integrity))
             except OSError as error:
                 raise files.cache_error(path, error, integrity.size) from error
 
@@ -460,7 +437,7 @@ class Cache:
             with self._scratch(0o444) as temporary:
                 clone_or_copy(file, temporary.descriptor, "auto", Silent())
                 temporary.finish(self.options.durability)
-                atomic.replace_file(temporary.descriptor, temporary.path, path, self._directory("tmp"))
+                atomic.replace_file(temporary.descriptor, temporary.path, path, self._directories.own("tmp"))
 
     def _linked(self, file: BinaryIO, path: Path, integrity: Integrity) -> bool:
         """Link `path` to the open blob, which changes its fingerprint; return whether that succeeded."""
@@ -468,7 +445,7 @@ class Cache:
         if not isinstance(file, LeasedBlob) or file.place != blob:
             return False  # a shared cache is read-only
         try:
-            atomic.link_over(file.fileno(), blob, path, self._directory("tmp"))
+            atomic.link_over(file.fileno(), blob, path, self._directories.own("tmp"))
         except OSError as error:
             if error.errno not in system_calls.NOT_SUPPORTED:
                 raise

@@ -7,8 +7,9 @@ once a second, and a directory that is known to exist is used without a check.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from tasks_lib.cache.blobs import BlobDirectory
 from tasks_lib.fs import files
@@ -17,6 +18,8 @@ from tasks_lib.fs import files
 _CACHEDIR_TAG: Final = "Signature: 8a477f597d28d172789f06886806bc55\n# cache of doit-fetch; may be deleted\n"
 #: Seconds for which a check of a directory is valid.
 _CHECK_VALID_S: Final = 1.0
+
+Written = TypeVar("Written")
 
 
 class Directories:
@@ -57,11 +60,16 @@ class Directories:
             files.make_directory(place, self._root, durability)
             self._made.add(place)
 
-    def make_again(self, place: str, durability: files.Durability) -> None:
-        """Create a directory that another process removed.
+    def write(self, place: str, durability: files.Durability, write: Callable[[], Written]) -> Written:
+        """Create a directory, and return what `write`, which creates a file there, returns.
 
         Raises:
             OSError: the file system rejects the operation.
         """
-        self._made.clear()
         self.make(place, durability)
+        try:
+            return write()
+        except FileNotFoundError:  # prune removed the directory
+            self._made.clear()
+            self.make(place, durability)
+            return write()

@@ -140,7 +140,8 @@ class RunCommand(TaskCommand, _RUN):  # type: ignore[misc]
 
     def get_reporters(self) -> PluginTable:
         """Return doit's reporters and ours."""
-        return PluginTable.of_option(self.cmdparser["reporter"], super().get_reporters, {"fetch": _reporter})
+        ours = {"fetch": lambda: self._running.reporter}
+        return PluginTable.of_option(self.cmdparser["reporter"], super().get_reporters, ours)
 
     def reporting(self) -> contextlib.AbstractContextManager[None]:
         """Return a context that selects the reporter."""
@@ -158,12 +159,6 @@ class RunCommand(TaskCommand, _RUN):  # type: ignore[misc]
         accepts_summary = self.params["quiet"] or is_default
         tracks_forget = self.params["backend"] == "doit-fetch"  # other backends do not report forgotten tasks
         return "stamp" if tracks_forget and accepts_summary and not needs_all else "all"
-
-
-def _reporter() -> Any:
-    from tasks_lib.engine.reporter import Reporter  # only `run` needs it
-
-    return Reporter
 
 
 class ListCommand(TaskCommand, _LIST):  # type: ignore[misc]

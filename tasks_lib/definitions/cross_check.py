@@ -28,20 +28,6 @@ Report = Callable[[Fetch | Toolchain, Problem], None]
 _MAX_COMPARED: Final = 200_000
 
 
-class _Suggestions:
-    """Hints for unknown names; thousands of them, as after a renaming, get hints for the first ones only."""
-
-    def __init__(self) -> None:
-        self._left = _MAX_COMPARED
-
-    def hint(self, word: str, known: Mapping[str, str]) -> str:
-        """Return the known word most similar to `word` as a hint, "" for none."""
-        if self._left <= 0:
-            return ""
-        self._left -= len(known)
-        return suggest(word, known)
-
-
 def cross_check(
     fetches: Mapping[str, Fetch],
     toolchains: Mapping[str, Toolchain],
@@ -57,16 +43,15 @@ def cross_check(
     """
     is_complete = not problems  # a missing name may only be a consequence of another broken definition
     aliases = _all_aliases(fetches, aliased, toolchains, lambda _one, problem: problems.append(problem))
-    names = _names(fetches, toolchains, *aliases)
+    checks = _UseChecks(fetches, toolchains, aliases)
     own = [toolchain for toolchain in toolchains.values() if toolchain.file not in trees]
-    suggestions = _Suggestions()
     for toolchain in own:
         if is_complete:
-            _check_entries(toolchain, names, fetches, toolchains, problems, suggestions)
-        _check_places(toolchain, names, fetches, toolchains, problems)
+            problems += checks.check_entries(toolchain)
+        problems += checks.check_places(toolchain)
     for image in images.values() if is_complete else ():
-        _check_image(image, names, fetches, toolchains, problems, suggestions)
-    if own and is_complete and not problems and (cycle := next(_cycles(toolchains, names), [])):
+        problems += checks.check_image(image)
+    if own and is_complete and not problems and (cycle := next(_cycles(toolchains, checks.names), [])):
         problems.append(_cycle_problem(toolchains, cycle))
     return aliases
 
@@ -91,20 +76,18 @@ def find_unavailable(
         return
     conflicts: list[tuple[Fetch | Toolchain, Problem]] = []
     _all_aliases(fetches, fetches, toolchains, lambda one, problem: conflicts.append((one, problem)))
-    names = _names(fetches, toolchains, *_all_aliases(fetches, fetches, toolchains, lambda _one, _problem: None))
-    suggestions = _Suggestions()
+    aliases = _all_aliases(fetches, fetches, toolchains, lambda _one, _problem: None)
+    checks = _UseChecks(fetches, toolchains, aliases)
     for toolchain in toolchains.values():
-        own: list[Problem] = []
-        _check_entries(toolchain, names, fetches, toolchains, own, suggestions)
-        _check_places(toolchain, names, fetches, toolchains, own)
+        own = [*checks.check_entries(toolchain), *checks.check_places(toolchain)]
         needed = [f"{kind}:{name}" for kind, name in _needs(toolchain) if f"{kind}:{name}" in known]
         if own and needed:
             own[0] = own[0]._replace(key=toolchain.name, reason=f"it needs {min(needed)}, which is refused", hint="")
         conflicts += [(toolchain, problem) for problem in own[:1]]
     conflicts = [(one, problem) for one, problem in conflicts if one.file in trees]
-    users = _users(toolchains, names)
+    users = _users(toolchains, checks.names)
     yield from _removed(conflicts, fetches, toolchains, users)
-    for cycle in _cycles(toolchains, names):
+    for cycle in _cycles(toolchains, checks.names):
         problem = _cycle_problem(toolchains, cycle)
         if problem.file not in trees:
             return
@@ -121,9 +104,8 @@ def remove_toolchains(
         toolchains: by name; modified in place.
         definitions: that the toolchains belong to.
     """
-    names = _names(
-        definitions.fetches, toolchains, dict(definitions._fetch_aliases), dict(definitions._toolchain_aliases)
-    )
+    aliases = dict(definitions._fetch_aliases), dict(definitions._toolchain_aliases)
+    names = _names(definitions.fetches, toolchains, aliases)
     conflicts = [(toolchains[name], problem) for name, problem in problems.items()]
     yield from _removed(conflicts, {}, toolchains, _users(toolchains, names))
 
@@ -175,12 +157,10 @@ def _all_aliases(
     )
 
 
-def _names(
-    fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain], fetch_aliases: Aliases, others: Aliases
-) -> AliasTables:
+def _names(fetches: Iterable[str], toolchains: Iterable[str], aliases: tuple[Aliases, Aliases]) -> AliasTables:
     return {
-        "fetch": {name: name for name in fetches} | fetch_aliases,
-        "toolchain": {name: name for name in toolchains} | others,
+        "fetch": {name: name for name in fetches} | aliases[0],
+        "toolchain": {name: name for name in toolchains} | aliases[1],
     }
 
 
@@ -209,115 +189,103 @@ def _aliases(
     return aliases
 
 
-def _check_entries(
-    toolchain: Toolchain,
-    names: AliasTables,
-    fetches: Mapping[str, Fetch],
-    toolchains: Mapping[str, Toolchain],
-    problems: list[Problem],
-    suggestions: _Suggestions,
-) -> None:
-    for entry in toolchain.fetches:
-        if fault := _entry_fault(entry, names[entry.kind], fetches, toolchains, suggestions):
-            problems.append(_problem(toolchain, f"fetches.{entry.kind}", *fault, entry.line))
-    for kind, name in toolchain.dependencies:
-        if name not in (fetches if kind == "fetch" else toolchains):
-            reason = f"the task '{kind}-{name}' does not exist here"
-            problems.append(_problem(toolchain, "dependencies", reason, suggestions.hint(name, names[kind])))
+class _UseChecks:
+    """Checks of what toolchains and images use; each yields its problems."""
 
+    def __init__(
+        self, fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain], aliases: tuple[Aliases, Aliases]
+    ) -> None:
+        self._fetches, self._toolchains = fetches, toolchains
+        self.names = _names(fetches, toolchains, aliases)
+        self._left = _MAX_COMPARED
 
-def _check_image(
-    image: Image,
-    names: AliasTables,
-    fetches: Mapping[str, Fetch],
-    toolchains: Mapping[str, Toolchain],
-    problems: list[Problem],
-    suggestions: _Suggestions,
-) -> None:
-    _check_archive(image, fetches, toolchains, problems)
-    base = fetches.get(names["fetch"].get(image.base, ""))
-    if image.base and base is None:
-        reason, hint = f"unknown fetch {image.base!r}", suggestions.hint(image.base, names["fetch"])
-        problems.append(_problem(image, "base", reason, hint, image.base_line))
-    elif base is not None and not isinstance(base.source, Debian):
-        reason, hint = f"{image.base!r} is not a fetch of type debian", "list it in a layer"
-        problems.append(_problem(image, "base", reason, hint, image.base_line))
-    for at, layer in enumerate(image.layers, 1):
+    def check_entries(self, toolchain: Toolchain) -> Iterator[Problem]:
+        """Yield the fetches and dependencies of a toolchain that do not exist."""
+        for entry in toolchain.fetches:
+            if fault := self._entry_fault(entry):
+                yield _problem(toolchain, f"fetches.{entry.kind}", *fault, entry.line)
+        for kind, name in toolchain.dependencies:
+            if name not in (self._fetches if kind == "fetch" else self._toolchains):
+                reason = f"the task '{kind}-{name}' does not exist here"
+                yield _problem(toolchain, "dependencies", reason, self._hint(name, kind))
+
+    def check_image(self, image: Image) -> Iterator[Problem]:
+        """Yield what is wrong with the base, the layers and the archive of an image."""
+        yield from self._check_archive(image)
+        base = self._fetches.get(self.names["fetch"].get(image.base, ""))
+        if image.base and base is None:
+            reason, hint = f"unknown fetch {image.base!r}", self._hint(image.base, "fetch")
+            yield _problem(image, "base", reason, hint, image.base_line)
+        elif base is not None and not isinstance(base.source, Debian):
+            reason, hint = f"{image.base!r} is not a fetch of type debian", "list it in a layer"
+            yield _problem(image, "base", reason, hint, image.base_line)
+        for at, layer in enumerate(image.layers, 1):
+            seen: set[str] = set()
+            for entry in layer.fetches:
+                key, name = f"layers.{at}", self.names[entry.kind].get(entry.name, entry.name)
+                if fault := self._entry_fault(entry):
+                    yield _problem(image, key, *fault, entry.line)
+                elif entry.delivery == "place" and (keys := _unapplied_keys(self._fetches.get(name))):
+                    reason = f"{entry.name!r} is placed as it was downloaded, without {keys}"
+                    yield _problem(image, key, reason, "extract it", entry.line)
+                elif name in seen:
+                    yield _problem(image, key, f"{entry.name!r} is listed twice", "remove one", entry.line)
+                seen.add(name)
+
+    def _check_archive(self, image: Image) -> Iterator[Problem]:
+        """Yield artifacts of another kind with the name, and so with the path, of the archive of an image."""
+        for kind, known in (("fetch", self._fetches), ("toolchain", self._toolchains)):
+            if image.name in known and self._artifact_name(kind, image.name) == image.artifact_name:
+                reason = f"the artifact of {kind}:{image.name} is {image.artifact_name!r}, too"
+                yield Problem(image.file, image.line, image.name, reason, "rename the image")
+
+    def check_places(self, toolchain: Toolchain) -> Iterator[Problem]:
+        """Yield artifacts that would be delivered twice; extraction detects archives whose entries collide."""
         seen: set[str] = set()
-        for entry in layer.fetches:
-            key, name = f"layers.{at}", names[entry.kind].get(entry.name, entry.name)
-            if fault := _entry_fault(entry, names[entry.kind], fetches, toolchains, suggestions):
-                problems.append(_problem(image, key, *fault, entry.line))
-            elif entry.delivery == "place" and (keys := _unapplied_keys(fetches.get(name))):
-                reason = f"{entry.name!r} is placed as it was downloaded, without {keys}"
-                problems.append(_problem(image, key, reason, "extract it", entry.line))
-            elif name in seen:
-                problems.append(_problem(image, key, f"{entry.name!r} is listed twice", "remove one", entry.line))
+        placed: dict[str, str] = {}
+        for entry in toolchain.fetches:
+            name = self.names[entry.kind].get(entry.name, entry.name)
+            key = f"fetches.{entry.kind}"
+            if name in seen:
+                yield _problem(toolchain, key, f"{entry.name!r} is listed twice", "remove one", entry.line)
             seen.add(name)
+            if entry.delivery != "place":
+                continue
+            if entry.kind == "fetch" and (keys := _unapplied_keys(self._fetches.get(name))):
+                reason = f"{entry.name!r} is placed as it was downloaded, without {keys}"
+                hint = "set `artifact-name: NAME.tar.zst` on it, or extract it"
+                yield _problem(toolchain, key, reason, hint, entry.line)
+            file = f"{entry.dest}/" if entry.dest else ""
+            file += self._artifact_name(entry.kind, name)
+            if file in placed:
+                reason = f"{placed[file]} and {entry.name} are both placed at {file!r}"
+                yield _problem(toolchain, key, reason, "set `dest:` on one of them", entry.line)
+            placed[file] = entry.name
 
+    def _entry_fault(self, entry: FetchesEntry) -> tuple[str, str] | None:
+        """Return why an artifact does not exist, with a hint."""
+        known = self.names[entry.kind]
+        if entry.name not in known:
+            return f"unknown {entry.kind} {entry.name!r}", self._hint(entry.name, entry.kind)
+        found = self._artifact_name(entry.kind, known[entry.name])
+        if not found:
+            return f"toolchain {entry.name!r} has no artifact", "add run.toolchain-artifact to it"
+        if entry.artifact and entry.artifact != found:
+            return f"{entry.kind} {entry.name!r} has no artifact {entry.artifact!r}", f"its artifact is {found}"
+        return None
 
-def _check_archive(
-    image: Image, fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain], problems: list[Problem]
-) -> None:
-    """Report an artifact of another kind with the name, and so with the path, of the archive of an image."""
-    for kind, known in (("fetch", fetches), ("toolchain", toolchains)):
-        if image.name in known and _artifact_name(kind, image.name, fetches, toolchains) == image.artifact_name:
-            reason = f"the artifact of {kind}:{image.name} is {image.artifact_name!r}, too"
-            problems.append(Problem(image.file, image.line, image.name, reason, "rename the image"))
+    def _artifact_name(self, kind: str, name: str) -> str:
+        if kind == "toolchain":
+            return self._toolchains[name].artifact_name if name in self._toolchains else name
+        return self._fetches[name].published_name if name in self._fetches else name
 
-
-def _entry_fault(
-    entry: FetchesEntry,
-    known: Mapping[str, str],
-    fetches: Mapping[str, Fetch],
-    toolchains: Mapping[str, Toolchain],
-    suggestions: _Suggestions,
-) -> tuple[str, str] | None:
-    """Return why an artifact does not exist, with a hint."""
-    if entry.name not in known:
-        return f"unknown {entry.kind} {entry.name!r}", suggestions.hint(entry.name, known)
-    found = _artifact_name(entry.kind, known[entry.name], fetches, toolchains)
-    if not found:
-        return f"toolchain {entry.name!r} has no artifact", "add run.toolchain-artifact to it"
-    if entry.artifact and entry.artifact != found:
-        return f"{entry.kind} {entry.name!r} has no artifact {entry.artifact!r}", f"its artifact is {found}"
-    return None
-
-
-def _check_places(
-    toolchain: Toolchain,
-    names: AliasTables,
-    fetches: Mapping[str, Fetch],
-    toolchains: Mapping[str, Toolchain],
-    problems: list[Problem],
-) -> None:
-    """Report artifacts that would be delivered twice; extraction detects archives whose entries collide."""
-    seen: dict[str, FetchesEntry] = {}
-    placed: dict[str, str] = {}
-    for entry in toolchain.fetches:
-        name = names[entry.kind].get(entry.name, entry.name)
-        key = f"fetches.{entry.kind}"
-        if name in seen:
-            problems.append(_problem(toolchain, key, f"{entry.name!r} is listed twice", "remove one", entry.line))
-        seen[name] = entry
-        if entry.delivery != "place":
-            continue
-        if entry.kind == "fetch" and (keys := _unapplied_keys(fetches.get(name))):
-            reason = f"{entry.name!r} is placed as it was downloaded, without {keys}"
-            hint = "set `artifact-name: NAME.tar.zst` on it, or extract it"
-            problems.append(_problem(toolchain, key, reason, hint, entry.line))
-        file = f"{entry.dest}/" if entry.dest else ""
-        file += _artifact_name(entry.kind, name, fetches, toolchains)
-        if file in placed:
-            reason = f"{placed[file]} and {entry.name} are both placed at {file!r}"
-            problems.append(_problem(toolchain, key, reason, "set `dest:` on one of them", entry.line))
-        placed[file] = entry.name
-
-
-def _artifact_name(kind: str, name: str, fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain]) -> str:
-    if kind == "toolchain":
-        return toolchains[name].artifact_name if name in toolchains else name
-    return fetches[name].published_name if name in fetches else name
+    def _hint(self, word: str, kind: str) -> str:
+        """Return the known name most similar to an unknown one; after a renaming, thousands get no hint."""
+        known = self.names[kind]
+        if self._left <= 0:
+            return ""
+        self._left -= len(known)
+        return suggest(word, known)
 
 
 def _unapplied_keys(fetch: Fetch | None) -> str:

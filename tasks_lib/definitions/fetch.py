@@ -1,7 +1,7 @@
-"""Fields of a fetch definition. Pure: no I/O.
+"""Fields of a fetch definition, also of one with a file for each platform. Pure: no I/O.
 
 Source for keys and defaults: taskgraph 24.2 `transforms/fetch.py` (read as documentation), Gecko's
-`taskcluster/kinds/fetch`.
+`taskcluster/kinds/fetch`. For the shape of `platforms:`: DotSlash; for other names of a platform: mise.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import msgspec
 from tasks_lib.definitions.debian_fields import DEBIAN, read_debian
 from tasks_lib.definitions.debian_source_fields import DEBIAN_SOURCE, read_debian_source
 from tasks_lib.definitions.fields import ANYTHING, KEYED_NAMES, NAME_FIELD, RELATIVE, TEXT, name_keyed
-from tasks_lib.definitions.platform_fields import BY_PLATFORM, ByPlatform, has_platforms, read_platforms
 from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of
 from tasks_lib.definitions.source_fields import GIT, HG, SOURCES, STATIC_URL, read_repository, read_static_url
 from tasks_lib.definitions.values import DEFAULT_ARTIFACT_PREFIX, Debian, DebianSource, Fetch, Git, Hg, StaticUrl
-from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree
+from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree, merge
 from tasks_lib.errors import find_similar, suggest
+from tasks_lib.platforms import EXAMPLES, HINT, PATTERN, parse_platform
+
+#: The file for each platform, in the order of the definition.
+_Platforms = tuple[tuple[str, StaticUrl], ...]
 
 _REFUSED_TYPES: Final = {
     "chromium-fetch": "it runs a script from Mozilla that requests 'latest', which is not reproducible",
@@ -30,7 +33,73 @@ _REFUSED_TYPES: Final = {
 }
 
 
-def read_source(node: Node, where: Location) -> StaticUrl | Git | Hg | Debian | DebianSource | ByPlatform | None:
+def _read_platform_entries(node: Node, where: Location) -> dict[str, tuple[str, Node]]:
+    """Return platform -> key as written and value.
+
+    Raises:
+        FieldError: there is none.
+    """
+    if not isinstance(node, Tree) or not node.items:
+        raise FieldError("needs at least one platform", HINT, node.line)
+    found: dict[str, tuple[str, Node]] = {}
+    for key, inner in node.items.items():
+        platform = parse_platform(key)
+        if not platform:
+            where.at(key, node.lines[key]).wrong("unknown platform", suggest(key, find_similar(key, EXAMPLES)) or HINT)
+        elif platform in found:
+            reason = f"is the platform {platform}, as is {found[platform][0]!r}"
+            where.at(key, node.lines[key]).wrong(reason, "remove one")
+        found.setdefault(platform, (key, inner))
+    return found
+
+
+#: Keys of each platform, which has its own file.
+_OF_PLATFORM: Final = ("url", "size", "sha256")
+#: A `static-url` with a file for each platform; its other keys are those of every platform that does not have them.
+_BY_PLATFORM: Final[FieldTable] = {
+    **{key: one._replace(required="") for key, one in STATIC_URL.items()},
+    "platforms": Field(
+        _read_platform_entries,
+        {
+            "type": "object",
+            "minProperties": 1,
+            "propertyNames": {"pattern": f"^({PATTERN})$"},
+            "additionalProperties": schema_of({key: one for key, one in STATIC_URL.items() if key != "type"}),
+        },
+        "the file for each platform, by its own url, size and sha256; other keys override those above",
+    ).needed(HINT),
+}
+
+
+def _has_platforms(node: Tree, where: Location) -> bool:
+    """Return whether a `static-url` has platforms; in a Taskgraph tree the key may belong to a transform."""
+    inner = node.items.get("platforms")
+    return inner is not None and (not where.root or (isinstance(inner, Tree) and any(map(parse_platform, inner.items))))
+
+
+def _read_platforms(node: Tree, where: Location, ignored: Callable[[str], bool]) -> _Platforms | None:
+    """Return the sources of a mapping with `platforms:`, or None after reporting a problem."""
+    found = read_table(node, where, _BY_PLATFORM, ignored)
+    if found is None:
+        return None
+    above = Tree(
+        {key: one for key, one in node.items.items() if key not in ("platforms", *_OF_PLATFORM)}, node.lines, node.line
+    )
+    outer, sources = where.at("platforms", node.lines["platforms"]), []
+    for platform, (key, inner) in found["platforms"].items():
+        place = outer.at(key, inner.line)
+        if not isinstance(inner, Tree):
+            place.wrong("must be a mapping", "write `url:`, `size:` and `sha256:` below it", inner.line)
+        elif "type" in inner.items:
+            place.at("type", inner.lines["type"]).wrong("is that of every platform", "move it above `platforms:`")
+        else:
+            values = read_table(merge(above, inner), place, STATIC_URL, ignored)
+            source = read_static_url(values, place) if values is not None else None
+            sources += [(platform, source)] if source is not None else []
+    return tuple(sources) if len(sources) == len(found["platforms"]) else None
+
+
+def read_source(node: Node, where: Location) -> StaticUrl | Git | Hg | Debian | DebianSource | _Platforms | None:
     """Return the source that a mapping describes, or None after reporting a problem.
 
     Raises:
@@ -52,8 +121,8 @@ def read_source(node: Node, where: Location) -> StaticUrl | Git | Hg | Debian | 
         place.refuse("a branch moves, so the content would change under the same definition", "pin `revision:`")
         return None
     ignored = _is_foreign(table) if where.root else lambda _: False
-    if table is STATIC_URL and has_platforms(node, where):
-        return read_platforms(node, where, ignored)
+    if table is STATIC_URL and _has_platforms(node, where):
+        return _read_platforms(node, where, ignored)
     found = read_table(node, where, table, ignored)
     if found is None:
         return None
@@ -82,7 +151,7 @@ FETCH: Final[FieldTable] = {
     "description": TEXT.needed("describe the content in one line").about("the content in one line"),
     "fetch": Field(
         read_source,
-        {"oneOf": [schema_of(one) for one in (STATIC_URL, GIT, HG, BY_PLATFORM, DEBIAN, DEBIAN_SOURCE)]},
+        {"oneOf": [schema_of(one) for one in (STATIC_URL, GIT, HG, _BY_PLATFORM, DEBIAN, DEBIAN_SOURCE)]},
         "content to fetch",
     ).needed("add a mapping with type, url, sha256 and size"),
     "fetch-alias": KEYED_NAMES.about("alternative name for use in toolchains"),
@@ -111,7 +180,7 @@ def read_fetch(name: str, node: Node, where: Location, ignored: Callable[[str], 
     source = found["fetch"]
     if isinstance(source, Debian | DebianSource) and not source.artifact_name:
         source = msgspec.structs.replace(source, artifact_name=f"{name}.tar.zst")
-    platforms = source.sources if isinstance(source, ByPlatform) else ()
+    platforms = source if isinstance(source, tuple) else ()
     return Fetch(
         name=name,
         description=found["description"].strip(),

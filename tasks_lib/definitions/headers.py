@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import urlsplit
 
 from tasks_lib.definitions.fields import TEXTS
@@ -20,13 +20,9 @@ from tasks_lib.network import DOLLAR, HEADER_NAME, Headers, header_fault
 _MISSPELT: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]{0,63})\}")
 
 
-class _Written(NamedTuple):
-    """A header as written; `label` names it in a message, by its position if its name may be part of its value."""
-
-    label: str
-    name: str
-    value: str
-    line: int
+#: A header as written: a label for messages, name, value and line. The label is its position if its name may be part of
+#: its value.
+_Written = tuple[str, str, str, int]
 
 
 def read_headers(node: Node, _where: Location) -> Headers:
@@ -37,10 +33,10 @@ def read_headers(node: Node, _where: Location) -> Headers:
             environment is misspelt.
     """
     written = list(_written(node))
-    for one in written:
-        if reason := header_fault(one.name, one.value) or _reference_fault(one.value):
-            raise FieldError(f"{one.label}: {reason}", line=one.line)
-    return tuple((one.name, one.value) for one in written)
+    for label, name, value, line in written:
+        if reason := header_fault(name, value) or _reference_fault(value):
+            raise FieldError(f"{label}: {reason}", line=line)
+    return tuple((name, value) for _, name, value, _ in written)
 
 
 def _written(node: Node) -> Iterator[_Written]:
@@ -57,7 +53,7 @@ def _written(node: Node) -> Iterator[_Written]:
         if isinstance(node, Sequence):
             name, _, value = (part.strip() for part in value.partition(":"))
         is_name = value and re.fullmatch(HEADER_NAME, name)
-        yield _Written(f"header {name if is_name else number}", name, value, inner.line)
+        yield f"header {name if is_name else number}", name, value, inner.line
 
 
 def _reference_fault(value: str) -> str:

@@ -6,19 +6,20 @@ import contextlib
 import io
 import os
 from collections.abc import Callable
-from typing import BinaryIO, Final, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from tasks_lib.cache import Cache, Partial
 from tasks_lib.cache.results import list_previous_artifacts
-from tasks_lib.digest import Integrity
-from tasks_lib.download.diagnosis import LOOK_BYTES, Diagnosis, diagnose
 from tasks_lib.download.hosts import Hosts
-from tasks_lib.download.source_state import Assembly, Download, SourceState
+from tasks_lib.download.source_state import LOOK_BYTES, Assembly, Download, SourceState
 from tasks_lib.download.split import RateMonitor, SlowDownloadError, SplitDownload, SplitPlan
 from tasks_lib.errors import IntegrityError, SizeMismatchError, TransportError, escape_text
 from tasks_lib.fs.local_urls import open_local, translate_read_errors
 from tasks_lib.network import Policy
 from tasks_lib.transport import Response, Transport, redacted
+
+if TYPE_CHECKING:
+    from tasks_lib.download.diagnosis import Diagnosis
 
 #: Size in bytes up to which wrong content is read to its end in any case, and the multiple of the expected size: only
 #: the digest of the whole content can be pinned, or shows that only `size:` is wrong.
@@ -233,10 +234,8 @@ class Reader:
         partial = download.partial
         is_whole = partial.size == size
         with partial.reading() as file:
-            if is_whole and partial.digest == str(partial.expected.digest):
-                self._explain(error, _diagnose_wrong_size(partial.expected, size), sender)
-            else:
-                self._explain(error, self._verdict(download, source, file, max(size, partial.size)), sender)
+            digest = partial.digest if is_whole else ""
+            self._explain(error, self._verdict(download, source, file, max(size, partial.size), digest), sender)
             repeats_secret = self._transport.sent.are_in(file)
         error.pin = _format_pin(partial.digest, size) if is_whole and size else ""
         if repeats_secret:
@@ -250,13 +249,18 @@ class Reader:
         error.message += self._transport.sent.redact(f": {diagnosis.words}{sender}")
         error.hint = diagnosis.advice
 
-    def _verdict(self, download: Download, source: SourceState, file: BinaryIO, size: int) -> Diagnosis:
+    def _verdict(
+        self, download: Download, source: SourceState, file: BinaryIO, size: int, digest: str = ""
+    ) -> Diagnosis:
+        from tasks_lib.download.diagnosis import diagnose  # slow to import, needed only for wrong bytes
+
         wanted = download.wanted
         return diagnose(
             file,
             size=size,
             expected=wanted.integrity,
             name=wanted.name_in_url(),
+            digest=digest,
             earlier=list_previous_artifacts(self._cache.root, wanted.name),
             ends=source.retry.begin(),
             check=download.progress.check,
@@ -277,11 +281,6 @@ def _read_rest(partial: Partial, response: Response) -> bool:
     except TransportError:
         return False
     return partial.size <= limit and not response.broken
-
-
-def _diagnose_wrong_size(expected: Integrity, size: int) -> Diagnosis:
-    words = f"the {expected.digest.algorithm} is the pinned one; size is {size}, not {expected.size}"
-    return Diagnosis(words, "correct `size:` in the definition")
 
 
 def _format_pin(digest: str, size: int) -> str:

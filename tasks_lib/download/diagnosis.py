@@ -12,18 +12,15 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final, cast
 
+from tasks_lib.archive import Entry, Reshape, detect_format, read
 from tasks_lib.digest import Integrity
+from tasks_lib.download.source_state import LOOK_BYTES
 from tasks_lib.errors import ArchiveError, escape_text
 from tasks_lib.limits import Limits
 from tasks_lib.progress import do_nothing
 
-if TYPE_CHECKING:
-    from tasks_lib.archive import Entry
-
-#: Bytes read to recognise a web page or an error response.
-LOOK_BYTES: Final = 64 << 10
 _QUOTED: Final = 60
 #: Source: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 _LFS: Final = b"version https://git-lfs.github.com/spec/"
@@ -56,6 +53,7 @@ def diagnose(
     size: int,
     expected: Integrity,
     name: str,
+    digest: str = "",
     earlier: Iterable[Path] = (),
     ends: float = math.inf,
     check: Callable[[], None] = do_nothing,
@@ -70,6 +68,7 @@ def diagnose(
         size: number of bytes; as the server announced it if not all were read.
         expected: size and digest in the definition.
         name: file name, which determines the expected archive format.
+        digest: digest of the bytes, "" if not all were read.
         earlier: files of earlier versions of this artifact, newest first.
         ends: when the attempt ends (time.monotonic).
         check: is called often, and raises when the run was asked to stop.
@@ -77,6 +76,9 @@ def diagnose(
     Raises:
         CancelledError: the run was asked to stop.
     """
+    if digest == str(expected.digest):
+        words = f"the {expected.digest.algorithm} is the pinned one; size is {size}, not {expected.size}"
+        return Diagnosis(words, "correct `size:` in the definition")
     ends = min(ends, time.monotonic() + MAX_DIAGNOSIS_S)
 
     def check_time() -> None:
@@ -229,8 +231,6 @@ def read_members(file: BinaryIO, name: str, check: Callable[[], None]) -> Member
     Raises:
         Exception: any exception raised by `check`, which is called for every piece of input and content.
     """
-    from tasks_lib.archive import Reshape, detect_format, read  # slow to import, needed only for wrong bytes
-
     source = cast("BinaryIO", _CheckedFile(file, check))
     source.seek(0)
     found: Members = {}

@@ -23,6 +23,9 @@ from tasks_lib.progress import Progress
 from tasks_lib.retry import Retry
 from tasks_lib.transport import origin_of, redacted
 
+#: Bytes of a response that show what it is: a web page, or an error.
+LOOK_BYTES: Final = 64 << 10
+
 
 class Purpose(enum.Enum):
     """Why content is downloaded."""

@@ -6,12 +6,12 @@ import contextlib
 import multiprocessing
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from doit import cmd_run
 
 from tasks_lib.engine.pools import Pools
-from tasks_lib.engine.reporter import shown
+from tasks_lib.engine.reporter import Reporter, shown
 from tasks_lib.engine.runner import PooledRunner
 from tasks_lib.engine.signals import Interruption, stop_children
 from tasks_lib.errors import SettingError
@@ -42,6 +42,9 @@ class ProcessRunner(_DOIT.MRunner):  # type: ignore[misc]
 
 class Running:
     """Context in which the command `run` executes with the runners of this package instead of doit's."""
+
+    #: The reporter of this package.
+    reporter: Final = Reporter
 
     def __init__(self, command: Any, params: Any) -> None:
         self._command, self._params = command, params

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from tasks_lib.cache.lookups import Lookups
 from tasks_lib.context import Context
 from tasks_lib.definitions.expressions import compile_expression
 from tasks_lib.errors import HttpStatusError, TransportError
@@ -92,8 +93,9 @@ class Upstream:
             SettingError: a token has a character that HTTP does not allow.
             CancelledError: the run was asked to stop.
         """
+        lookups = Lookups(self._context.cache.lookup_directory)
         key = msgspec.json.encode(question).decode()
-        known = self._context.cache.lookups.get(key, KEPT_S)
+        known = lookups.get(key, KEPT_S)
         if known is not None:
             try:
                 return msgspec.json.decode(known, type=UpstreamAnswer)
@@ -102,7 +104,7 @@ class Upstream:
         ask = {"git-tags": self._ask_git, "github": self._ask_github, "html": self._ask_page}[question.kind]
         answer = ask(question)
         answer = answer._replace(candidates=answer.candidates[:_MAX_CANDIDATES])
-        self._context.cache.lookups.put(key, msgspec.json.encode(answer))
+        lookups.put(key, msgspec.json.encode(answer))
         return answer
 
     def _ask_git(self, question: Question) -> UpstreamAnswer:

@@ -87,7 +87,8 @@ class Response:
     @property
     def validator(self) -> str:
         """The strong validator of the content, "" if there is none. Source: RFC 9110 section 8.8.3."""
-        return _strong_validator(self.headers.get("ETag", ""))
+        etag = self.headers.get("ETag", "")
+        return etag if len(etag) <= _MAX_VALIDATOR and _STRONG.fullmatch(etag) else ""
 
     @property
     def encoding(self) -> str:
@@ -133,10 +134,6 @@ class Response:
         """Yield the raw body in pieces as it arrives, at most `limit` bytes; as `receive`."""
         self._deadline.reading()
         yield from self._raw.body(limit)
-
-
-def _strong_validator(etag: str) -> str:
-    return etag if len(etag) <= _MAX_VALIDATOR and _STRONG.fullmatch(etag) else ""
 
 
 def _media_type(headers: Mapping[str, str]) -> str:

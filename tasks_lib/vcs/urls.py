@@ -9,8 +9,6 @@ import re
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
-from tasks_lib.named import NamedTuple
-
 #: Transports that repositories may use by default. `ext` runs commands and is never accepted.
 #: Source: git-config(1), `protocol.allow`; CVE-2022-39253 for `file`.
 PROTOCOLS: Final = ("https", "ssh", "http", "git")
@@ -40,21 +38,13 @@ def host_of(url: str) -> str:
     return found["host"].lower() if found else urlsplit(url).netloc.rpartition("@")[2].lower()
 
 
-class Endpoint(NamedTuple):
-    """Where the program for a repository connects to."""
-
-    scheme: str
-    host: str
-    port: int
-
-
-def endpoint_of(url: str) -> Endpoint:
-    """Return the endpoint of a checked URL; the host of a file URL is ""."""
+def endpoint_of(url: str) -> tuple[str, str, int]:
+    """Return scheme, host and port to which the program for a checked URL connects; the host of a file URL is ""."""
     scheme = scheme_of(url)
     if found := re.fullmatch(_SCP, url):
-        return Endpoint(scheme, found["host"].lower(), _PORTS[scheme])
+        return scheme, found["host"].lower(), _PORTS[scheme]
     parts = urlsplit(url)
-    return Endpoint(scheme, parts.hostname or "", parts.port or _PORTS.get(scheme, 0))
+    return scheme, parts.hostname or "", parts.port or _PORTS.get(scheme, 0)
 
 
 def check_url(url: str, schemes: tuple[str, ...]) -> str:
