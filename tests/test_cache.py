@@ -4,9 +4,11 @@ import errno
 import hashlib
 import os
 import random
+import sys
 import threading
 import time
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -237,6 +239,27 @@ def test_a_small_download_has_no_partial_file(store: Cache) -> None:
         partial.restart("")  # no later run could continue these bytes
         partial.append(BYTES[:100])
     assert list(place.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS syncs by fcntl()")
+def test_a_large_download_is_synced_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With full durability the content is on the disk when the blob gets its name."""
+    content = b"x" * (partial_module.SMALL + 1)
+    integrity = Integrity.of(content)
+    store = Cache(tmp_path / "c", Options(durability="full"))
+    synced: list[tuple[int, bool]] = []
+    for name in ("fsync", "fdatasync"):
+        known = getattr(os, name)
+
+        def sync(descriptor: int, known: Callable[[int], None] = known) -> None:
+            known(descriptor)
+            synced.append((os.fstat(descriptor).st_size, store.path(integrity.digest).exists()))
+
+        monkeypatch.setattr(os, name, sync)
+    with store.partial(integrity) as partial:
+        partial.append(content)
+        store.finish(partial)
+    assert (len(content), False) in synced
 
 
 def obtained(store: Cache, artifact: Path, content: bytes = BYTES) -> None:
