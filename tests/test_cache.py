@@ -310,36 +310,55 @@ def test_a_small_download_that_is_too_long_is_a_file(store: Cache) -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "total", "missing"),
+    ("head", "written", "missing"),
     [
-        ("0 10\n101", 30, [(10, 20)]),
-        ("5 10\n1", 30, [(15, 25), (25, 30)]),
-        ("0 1\n", 1 << 16, [(at, at + 1) for at in range(1 << 16)]),
-        ("0 1\n", (1 << 16) + 1, None),
-        ("30 10\n", 30, None),
-        ("-5 10\n", 30, None),
-        ("0 0\n", 30, None),
-        ("0 -1\n", 30, None),
-        ("0\n", 30, None),
-        ("", 30, None),
+        ("0 10 2", (10, 0, 10), [(10, 20)]),
+        ("0 10 2", (10, 4), [(14, 20), (20, 30)]),
+        ("0 10 2", (1 << 60, 11, 99), []),
+        ("5 10 2", (10,), [(15, 25), (25, 30)]),
+        ("0 1 2", (), [(at, at + 1) for at in range(30)]),
+        ("0 10", (10,), None),
+        ("0 10 1", (10,), None),
+        ("30 10 2", (), None),
+        ("-5 10 2", (), None),
+        ("0 0 2", (), None),
+        ("0 -1 2", (), None),
+        ("0 2", (), None),
+        ("", (), None),
     ],
 )
-def test_map_of_pieces(head: str, total: int, missing: list[tuple[int, int]] | None, tmp_path: Path) -> None:
-    """A map is used only if its pieces cover the download, and are not more than memory may hold."""
-    (tmp_path / "map").write_text(head)
-    found = Pieces.load(tmp_path / "map", total)
+def test_map_of_pieces(
+    head: str, written: tuple[int, ...], missing: list[tuple[int, int]] | None, tmp_path: Path
+) -> None:
+    """A map is used only if it has the format of this version, and its pieces cover the download."""
+    (tmp_path / "map").write_bytes(f"{head}\n".encode() + b"".join(one.to_bytes(8, "little") for one in written))
+    found = Pieces.load(tmp_path / "map", total=30, existing_size=30)
     assert (found.missing() if found is not None else None) == missing
 
 
-def test_piece_is_not_marked_through_a_symlink(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("total", "is_used"), [(1 << 16, True), ((1 << 16) + 1, False)])
+def test_map_of_many_pieces(total: int, is_used: bool, tmp_path: Path) -> None:
+    """A map has no more pieces than memory may hold."""
+    (tmp_path / "map").write_bytes(b"0 1 2\n")
+    assert (Pieces.load(tmp_path / "map", total=total, existing_size=total) is not None) == is_used
+
+
+def test_map_of_a_shorter_file(tmp_path: Path) -> None:
+    """Bytes that the file does not have are missing, whatever its map says."""
+    (tmp_path / "map").write_bytes(b"0 10 2\n" + (10).to_bytes(8, "little") * 3)
+    found = Pieces.load(tmp_path / "map", total=30, existing_size=14)
+    assert found is not None and found.missing() == [(14, 20), (20, 30)]
+
+
+def test_piece_is_not_noted_through_a_symlink(tmp_path: Path) -> None:
     """Another file in the place of the map stays as it is."""
     pieces = Pieces.begin(tmp_path / "map", start=0, piece=10, total=30)
-    (tmp_path / "other").write_text("0 10\n000")
+    (tmp_path / "other").write_text("0 10 2\n")
     (tmp_path / "map").unlink()
     (tmp_path / "map").symlink_to("other")
     with pytest.raises(OSError, match="symbolic"):
-        pieces.mark(10)
-    assert (tmp_path / "other").read_text() == "0 10\n000"
+        pieces.note(10)
+    assert (tmp_path / "other").read_text() == "0 10 2\n"
 
 
 def test_wrong_partial_goes_to_quarantine(store: Cache) -> None:

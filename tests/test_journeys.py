@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import shutil
@@ -93,6 +94,22 @@ def test_directory_on_another_disk(moved: str, repository: Path) -> None:
     (repository / moved).symlink_to(other.parent)
     ran(doit(repository))
     assert (repository / "build/artifacts/tool/tool.tar").read_bytes() == TOOL
+
+
+@pytest.mark.parametrize("way", ["", "    format: gz\n"], ids=["placed", "one compressed file"])
+def test_file_name_without_other_bytes(way: str, tmp_path: Path) -> None:
+    """A command sees the name of a single file: with another name of the same bytes it runs again, as anywhere else."""
+    content = gzip.compress(b"data", mtime=0) if way else b"data"
+    toolchain = (
+        "t:\n  description: t\n  fetches: {fetch: [d]}\n"
+        "  run: {command: 'ls -d *.bin > $UPLOAD_DIR/out', toolchain-artifact: out}\n"
+    )
+    for name in ("old.bin.gz", "new.bin.gz") if way else ("old.bin", "new.bin"):
+        (tmp_path / name).write_bytes(content)
+        files = {"fetchdefs/fetch/a.yml": definition("d", (tmp_path / name).as_uri(), content, way)}
+        project = written(tmp_path / "r", {"dodo.py": DODO, "fetchdefs/toolchain/a.yml": toolchain, **files})
+        ran(doit(project))
+        assert (project / "build/artifacts/t/out").read_text() == f"{name.removesuffix('.gz')}\n"
 
 
 def test_lost_database_costs_no_network(repository: Path, origin: Origin) -> None:

@@ -18,7 +18,7 @@ from tasks_lib.context import Context
 from tasks_lib.definitions import Debian, Definitions, Fetch, FetchesEntry, Image, ImageLayer, StaticUrl, Toolchain
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import escape_text
-from tasks_lib.formats import TREE_VERSION, UNCHANGED, Reshape, format_from_name
+from tasks_lib.formats import SINGLE, TREE_VERSION, UNCHANGED, Reshape, format_from_name
 from tasks_lib.named import NamedTuple
 from tasks_lib.platforms import ANY_PLATFORM, parse_platform
 from tasks_lib.steps.builds import (
@@ -246,15 +246,15 @@ class Plan:
             if preparation.output is None:
                 raise AssertionError(f"{entry.name} has no artifact: `definitions` rejects that")
             name, artifact, reading = preparation.toolchain.name, preparation.output, _ReadOptions()
-        dest = str(entry.dest or "")
+        dest, file_name = str(entry.dest or ""), artifact.path.name
+        is_single_file = entry.delivery == "place" or reading.format in SINGLE or not format_from_name(file_name)
+        words = (*reading.words, *([f"file name {file_name}"] if is_single_file else []))  # a command sees it
         return Delivery(
             artifact=artifact,
             entry=entry,
             destination=directory / FETCHES / dest,
             record=directory / RECORDS / f"{name}.json",
-            key=recipe.extract_key(
-                f"{entry.delivery} {artifact.key}", dest=dest, version=TREE_VERSION, shape=reading.words
-            ),
+            key=recipe.extract_key(f"{entry.delivery} {artifact.key}", dest=dest, version=TREE_VERSION, shape=words),
             limits=reading.limits,
             format=reading.format,
             reshape=reading.reshape,
