@@ -374,7 +374,7 @@ def test_hard_link_in_the_previous_snapshot(edit: str, tmp_path: Path) -> None:
     before = stamps.read(*_stamped(tmp_path, "artifact", "blobs/b"))
     assert before is not None
     change(tmp_path)
-    again = other_names.find_second_names(
+    again = other_names.find_names(
         dict(zip(before.paths, before.fingerprints, strict=True)), other_names.list_verified_names(before)
     )
     first_changed = (
@@ -479,6 +479,41 @@ def test_directories_and_missing_files(tmp_path: Path) -> None:
     assert sorted(before.paths[one] for one in before.changed()) == [str(tmp_path / "d"), str(tmp_path / "missing")]
 
 
+def _behind_a_symlink(path: Path) -> None:
+    """Move a directory, and leave a symlink to it."""
+    path.rename(path.with_name("moved"))
+    path.symlink_to("moved")
+
+
+DIRECTORIES: dict[str, tuple[Edit, list[str]]] = {
+    "nothing": (lambda d: d.touch(), []),
+    "a name in it": (lambda d: (d / "top/d/new").write_text("1"), []),
+    "a name beside it": (lambda d: (d / "top/new").write_text("1"), []),
+    "gone": (lambda d: (d / "top/d").rmdir(), ["top/d"]),
+    "another one in its place": (
+        lambda d: ((d / "top/d").rename(d / "top/aside"), (d / "top/d").mkdir()),
+        ["top/d"],
+    ),
+    "a file in its place": (lambda d: ((d / "top/d").rmdir(), (d / "top/d").write_text("1")), ["top/d"]),
+    "behind a symlink": (lambda d: _behind_a_symlink(d / "top/d"), ["top/d"]),
+    "the one above it behind a symlink": (lambda d: _behind_a_symlink(d / "top"), ["top"]),
+}
+
+
+@pytest.mark.parametrize("edit", DIRECTORIES)
+def test_directory_is_checked_through_the_one_above(edit: str, tmp_path: Path) -> None:
+    """A directory costs no stat while that above it has the same names; the next snapshot trusts it no more than that."""
+    change, noticed = DIRECTORIES[edit]
+    (tmp_path / "top/d").mkdir(parents=True)
+    (tmp_path / "top/f").write_text("1")
+    before = stamps.read(*_stamped(tmp_path, "top", "top/d", "top/f"))
+    assert before is not None and before.first == os.fsencode(tmp_path / "top/f")
+    known, marks = other_names.list_verified_names(before), dict(zip(before.paths, before.fingerprints, strict=True))
+    change(tmp_path)
+    assert [before.paths[one] for one in before.changed()] == [str(tmp_path / one) for one in noticed]
+    assert {*marks} - {*other_names.find_names(marks, known)} == {str(tmp_path / one) for one in ("top/f", *noticed)}
+
+
 def test_too_recent_directory(tmp_path: Path) -> None:
     """A directory that changed within a clock tick is not trusted: its names are checked one by one."""
     (tmp_path / "blobs").mkdir()
@@ -493,7 +528,7 @@ def test_too_recent_directory(tmp_path: Path) -> None:
             strict=True,
         )
     )
-    assert other_names.find_second_names(fingerprints, {}) == {names[1]: RACY}
+    assert other_names.find_names(fingerprints, {}) == {names[1]: RACY}
 
 
 def test_directory_from_the_future(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

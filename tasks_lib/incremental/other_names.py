@@ -1,17 +1,25 @@
-"""Files with several names, of which a no-op run checks one: hard links, and symlinks with the files behind them."""
+"""Names that a no-op run does not look at one by one.
+
+A file with several names is checked by one of them: hard links, and symlinks with the files behind them. Hard links and
+directories are checked through the directory that has their names.
+"""
 
 from __future__ import annotations
 
 import os
 import posixpath
+import stat
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tasks_lib.fs.fingerprint import compact_fingerprint
 from tasks_lib.incremental.fingerprints import RACY, read_directory_fingerprint
 
 if TYPE_CHECKING:
     from tasks_lib.incremental.snapshot import Snapshot
+
+#: Least fingerprint of a file, below which it is the inode of a directory: a change time after February 1971.
+_FIRST_TIME_NS: Final = 1 << 55
 
 
 def list_verified_names(before: Snapshot) -> dict[str, tuple[str, int, int]]:
@@ -25,26 +33,39 @@ def list_verified_names(before: Snapshot) -> dict[str, tuple[str, int, int]]:
     return {name: (owners.get(fingerprint, ""), fingerprint, end) for name, fingerprint, end in names if end != RACY}
 
 
-def find_second_names(fingerprints: Mapping[str, int], known: Mapping[str, tuple[str, int, int]]) -> dict[str, int]:
-    """Return the second names of files, each with the fingerprint of its directory.
+def find_names(fingerprints: Mapping[str, int], known: Mapping[str, tuple[str, int, int]]) -> dict[str, int]:
+    """Return the second names of files, and the directories, each with the fingerprint of the directory that has it.
 
     The fingerprint of a directory is read before its names are checked, so that any later change of a name changes it.
-    A `known` second name stays valid while its directory and the file are unchanged.
+    A `known` name stays valid while its directory and the file are unchanged.
     """
     found: dict[str, int] = {}
     owners: dict[int, str] = {}
     directories: dict[str, int] = {}
     for name, fingerprint in fingerprints.items():
         owner = owners.setdefault(fingerprint, name)
-        if owner == name or fingerprint in (0, RACY):
+        is_directory = fingerprint < _FIRST_TIME_NS and owner == name
+        if fingerprint in (0, RACY) or (owner == name and not is_directory):
             continue
         directory = posixpath.dirname(name)
         if directory not in directories:
             directories[directory] = read_directory_fingerprint(directory)
         end = directories[directory]
-        if known.get(name) == (owner, fingerprint, end) or _is_one_file(owner, name, fingerprint):
+        first = "" if is_directory else owner
+        if known.get(name) == (first, fingerprint, end) or (
+            _is_directory(name, fingerprint) if is_directory else _is_one_file(owner, name, fingerprint)
+        ):
             found[name] = end
     return found
+
+
+def _is_directory(name: str, fingerprint: int) -> bool:
+    """Return whether the name refers to a directory with that inode."""
+    try:
+        status = os.lstat(name)
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_ino == fingerprint
 
 
 def _is_one_file(one: str, two: str, fingerprint: int) -> bool:

@@ -22,7 +22,7 @@ from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.fs.fingerprint import Fingerprint, compact_fingerprint, compact_fingerprints
 from tasks_lib.fs.trust import NOBODY, Trust
 from tasks_lib.incremental.fingerprints import RACY, read_directory_fingerprint, read_fingerprints
-from tasks_lib.incremental.other_names import find_links, find_second_names, list_verified_names
+from tasks_lib.incremental.other_names import find_links, find_names, list_verified_names
 from tasks_lib.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -64,14 +64,15 @@ class Snapshot(NamedTuple):
 
     Each text has names of files, separated by NUL; `fingerprints` are of `first`, `links`, `targets` and `others`, in
     this order. A symlink and the file to which it leads (the link to an artifact) are checked by one stat() of it.
-    A file with two names (a blob and its artifact) is checked once: `others` are the second names, ordered by
-    `directories`. A second name is valid while the names in its directory and the file are unchanged.
+    A file with two names (a blob and its artifact) is checked once: `others` are the second names and the directories,
+    ordered by `directories`, which have these names. Such a name is valid while the names in its directory, and the
+    file, are unchanged.
     """
 
     definition_cache: bytes
     source_fingerprints: dict[str, Fingerprint]
     open: list[str]
-    directories: dict[str, list[int]]  # fingerprint, and number of second names
+    directories: dict[str, list[int]]  # fingerprint, and number of others
     first: bytes
     links: bytes
     targets: bytes
@@ -284,7 +285,7 @@ def write(
         before: the snapshot that this one replaces.
     """
     fingerprints = _agreed(rows)
-    seconds = find_second_names(fingerprints, list_verified_names(before) if before is not None else {})
+    seconds = find_names(fingerprints, list_verified_names(before) if before is not None else {})
     links = find_links([one for one in fingerprints if one not in seconds], fingerprints, before)
     checked = {*links, *links.values(), *seconds}
     alone = (one for one in fingerprints if one not in checked)
