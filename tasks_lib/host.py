@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Final
 
 from tasks_lib.errors import ToolError, escape_text
+from tasks_lib.fs.system_calls import USER_ID_MAP, effective_user
 from tasks_lib.platforms import name_platform
 
 #: Variables that every command sees. Source: POSIX.1-2017, 8.3; curl, "Environment"; the manuals of OpenSSL, curl, git,
@@ -31,8 +30,6 @@ _LOCALE: Final = "LC_"
 #: Machines whose kernel also runs 32-bit systems, and the machine of those. Source: Linux, uname26 and compat_uts.
 _NARROW: Final = {"x86_64": "i686", "amd64": "i386", "aarch64": "armv8l", "ppc64": "ppc", "s390x": "s390"}
 _PROBE_S: Final = 30
-#: The effective user in /proc/self/status. Source: proc(5), "Uid".
-_EFFECTIVE: Final = re.compile(r"^Uid:\s+[0-9]+\s+([0-9]+)\s", re.MULTILINE)
 #: Ids that a Debian system needs: those up to `nobody`. Source: Debian Policy 4.7, section 9.2.2.
 _IDS: Final = 65535
 
@@ -106,15 +103,8 @@ def find_isolation(environ: Mapping[str, str]) -> tuple[list[str], str]:
 
 
 def is_root() -> bool:
-    """Return whether this user is root. fakeroot changes what libc says, which no command inherits, but not /proc.
-
-    Source: fakeroot(1).
-    """
-    try:
-        found = _EFFECTIVE.search(Path("/proc/self/status").read_text("utf-8", "replace"))
-    except OSError:
-        found = None
-    return (int(found[1]) if found else os.geteuid()) == 0
+    """Return whether this user is root for the programs that it starts."""
+    return effective_user() == 0
 
 
 def find_root_isolation(environ: Mapping[str, str]) -> tuple[list[str], str]:
@@ -129,7 +119,7 @@ def find_root_isolation(environ: Mapping[str, str]) -> tuple[list[str], str]:
     words = [str(program), *user, "--net", "--mount", "--pid", "--fork", "--kill-child", "--"]
     if not program:
         return words, "unshare is not installed"
-    ranges, reason = _probe((*words, "cat", "/proc/self/uid_map"), path)
+    ranges, reason = _probe((*words, "cat", USER_ID_MAP), path)
     ids = sum(int(line.split()[2]) for line in ranges.splitlines())
     if not reason and ids < _IDS:
         reason = f"a Debian system has {_IDS} user ids, but the user namespace has {ids}"

@@ -485,16 +485,23 @@ def _behind_a_symlink(path: Path) -> None:
     path.symlink_to("moved")
 
 
+def _another_directory(path: Path) -> None:
+    path.rename(path.with_name("aside"))
+    path.mkdir()
+
+
+def _file_in_place_of(path: Path) -> None:
+    path.rmdir()
+    path.write_text("1")
+
+
 DIRECTORIES: dict[str, tuple[Edit, list[str]]] = {
     "nothing": (lambda d: d.touch(), []),
     "a name in it": (lambda d: (d / "top/d/new").write_text("1"), []),
     "a name beside it": (lambda d: (d / "top/new").write_text("1"), []),
     "gone": (lambda d: (d / "top/d").rmdir(), ["top/d"]),
-    "another one in its place": (
-        lambda d: ((d / "top/d").rename(d / "top/aside"), (d / "top/d").mkdir()),
-        ["top/d"],
-    ),
-    "a file in its place": (lambda d: ((d / "top/d").rmdir(), (d / "top/d").write_text("1")), ["top/d"]),
+    "another one in its place": (lambda d: _another_directory(d / "top/d"), ["top/d"]),
+    "a file in its place": (lambda d: _file_in_place_of(d / "top/d"), ["top/d"]),
     "behind a symlink": (lambda d: _behind_a_symlink(d / "top/d"), ["top/d"]),
     "the one above it behind a symlink": (lambda d: _behind_a_symlink(d / "top"), ["top"]),
 }

@@ -64,7 +64,7 @@ def exit_on_signals() -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         for one in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(one) is signal.SIG_DFL:
-                before[one] = signal.signal(one, _exit)
+                before[one] = signal.signal(one, _raise_exit)
     try:
         yield
     finally:
@@ -72,7 +72,7 @@ def exit_on_signals() -> Iterator[None]:
             signal.signal(one, handler)
 
 
-def _exit(number: int, _frame: FrameType | None) -> NoReturn:
+def _raise_exit(number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 

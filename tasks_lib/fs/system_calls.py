@@ -58,6 +58,8 @@ def _detect_features() -> Features:
     )
 
 
+#: The file with the ranges of users of a user namespace. Source: user_namespaces(7).
+USER_ID_MAP: Final = "/proc/self/uid_map"
 #: Replaced only by tests, to run the fallbacks.
 FEATURES = _detect_features()
 
@@ -338,6 +340,18 @@ def boot_identity() -> str:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             return Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
     return run_ps("-p", "1", "-o", "lstart=")[1] or os.urandom(16).hex()
+
+
+def effective_user() -> int:
+    """Return the id of the effective user, which programs inherit.
+
+    fakeroot changes what libc says, but not procfs. Source: fakeroot(1); proc(5), /proc/pid/status, "Uid".
+    """
+    if FEATURES.proc:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            _, _, line = Path(FEATURES.proc, "status").read_text("utf-8", "replace").partition("\nUid:")
+            return int(line.split(maxsplit=2)[1])
+    return os.geteuid()
 
 
 def child_processes() -> list[int]:
