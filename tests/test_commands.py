@@ -638,6 +638,7 @@ READING = {
     "why toolchain:built": 0,
     "graph": 0,
     "cache": 0,
+    "sbom": 0,
 }
 
 

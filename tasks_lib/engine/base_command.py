@@ -29,7 +29,7 @@ _OUTPUT_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, err
 #: Whether dodo.py is loaded for its settings only, without creating anything or waiting.
 SETTINGS_ONLY: Final = ContextVar("settings only", default=False)
 #: Commands that do not create the cache directory, and whether one of them is running.
-_READING: Final = frozenset({"cache", "graph", "info", "list", "report", "why"})
+_READING: Final = frozenset({"cache", "graph", "info", "list", "report", "sbom", "why"})
 IS_READING: Final = ContextVar("is reading", default=False)
 #: What each command of this package does; `doit help` lists them without importing their modules.
 PURPOSES: Final = {
