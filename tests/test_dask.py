@@ -279,6 +279,24 @@ def test_no_scheduler(address: str, message: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_no_worker(tmp_path: Path, repository: Path) -> None:
+    """A run that waits for a worker says so once, and what to start; a signal ends the wait."""
+    with cluster(tmp_path / "cluster", workers=1) as one:
+        one.workers[0].kill()
+        with begin(repository, "run", "--on", one.address) as process:
+            assert process.stdout is not None
+            seen = ""
+            while "waiting for a worker" not in seen:
+                seen += process.stdout.readline()
+                assert process.poll() is None, seen
+            time.sleep(2)
+            process.send_signal(signal.SIGINT)
+            rest = process.communicate(timeout=60)[0]
+    assert f"waiting for a worker of {one.address}: start one with `dask worker`" in seen
+    assert process.returncode == 130 and "waiting" not in rest and "Traceback" not in rest, rest
+
+
+@pytest.mark.slow
 def test_no_logger_prints_a_traceback() -> None:
     """What Dask, tornado and asyncio log about a lost connection is not shown: the error of the run says it."""
     code = (

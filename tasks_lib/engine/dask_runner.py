@@ -61,6 +61,7 @@ class DaskRunner(Runner):
         self._address = address
         self._answered_s = time.monotonic()
         self._is_ending = False  # a task failed, and the others need not run
+        self._is_waiting = False  # for a worker, and has said so
         self.stuck = 0
 
     def run_tasks(self, task_dispatcher: Any) -> None:
@@ -110,6 +111,8 @@ class DaskRunner(Runner):
             self._check_connection()
             if future is not None:
                 self._collect(future, futures.pop(future), tasks)
+            else:
+                self._explain_wait(next(iter(futures.values()))[0])
 
     def _next_done(self) -> Any:
         """Return a future that is done; None after a moment, or at once after a signal."""
@@ -118,11 +121,22 @@ class DaskRunner(Runner):
 
     def _window(self) -> int:
         """Return how many batches may be in flight."""
-        threads = 0
+        return max(1, self._count_threads() or 0) * _PER_THREAD
+
+    def _count_threads(self) -> int | None:
+        """Return the number of the workers' threads, None while there is no connection."""
         if self._is_connected():
             with contextlib.suppress(OSError):  # the connection was lost just now
-                threads = sum(self._client.nthreads().values())
-        return max(1, threads) * _PER_THREAD
+                return int(sum(self._client.nthreads().values()))
+        return None
+
+    def _explain_wait(self, task: str) -> None:
+        """Say that there is no worker, once until one comes."""
+        threads = self._count_threads()
+        if threads == 0 and not self._is_waiting:
+            message = f"waiting for a worker of {escape_text(self._address)}: start one with `dask worker`"
+            BUS.say(task, "warn", {"message": message})
+        self._is_waiting = threads == 0 if threads is not None else self._is_waiting
 
     def _submit(
         self, part: tuple[list[str], bytes] | None, tasks: Mapping[str, Any], futures: dict[Any, list[str]]
