@@ -7,7 +7,6 @@ import os
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.host import digest_variables
 from tasks_lib.incremental.fingerprints import are_unchanged
 from tasks_lib.incremental.path_notes import find_project
+from tasks_lib.parallel import open_pool
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.session import Session
 from tasks_lib.settings import Settings, load_project
@@ -257,7 +257,7 @@ class Project:
             raise OfflineError(
                 f"offline, and not in the cache: {', '.join(one.name for one in needed)}", hint="run once with network"
             )
-        with ThreadPoolExecutor(self.context.settings.jobs) as threads:
+        with open_pool(self.context.settings.jobs, self._progress) as threads:
             jobs = [threads.submit(self._obtain_download, one) for one in missing]
         for job in jobs:
             job.result()

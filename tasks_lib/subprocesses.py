@@ -15,11 +15,13 @@ import selectors
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from types import FrameType
+from typing import Any, BinaryIO, Final, NoReturn
 
 from tasks_lib.errors import ToolError, escape_text
 from tasks_lib.fs.locks import held
@@ -95,6 +97,29 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+@contextlib.contextmanager
+def _exit_on_signals() -> Iterator[None]:
+    """Raise SystemExit in the main thread on a signal that would end this process, but not the program it waits for.
+
+    Ctrl-C is a KeyboardInterrupt already; a run of doit has handlers of its own.
+    """
+    handled: list[signal.Signals] = []
+    if threading.current_thread() is threading.main_thread():
+        for one in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(one) is signal.SIG_DFL:
+                signal.signal(one, _raise_exit)
+                handled.append(one)
+    try:
+        yield
+    finally:
+        for one in handled:
+            signal.signal(one, signal.SIG_DFL)
+
+
+def _raise_exit(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
 class _Watchdog:
     """The timeouts of one program."""
 
@@ -142,17 +167,18 @@ def run(
         ToolError: the program is missing, a timeout expired, or it writes too much output.
         CancelledError: the run is cancelled.
     """
-    with tempfile.TemporaryFile() as stdin:
-        stdin.write(input)
-        stdin.seek(0)
-        process = _start(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    try:
-        return _collect(process, command, _Watchdog(command, progress), on_errors, look)
-    finally:
-        stop(process)
-        for stream in (process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
+    with _exit_on_signals():
+        with tempfile.TemporaryFile() as stdin:
+            stdin.write(input)
+            stdin.seek(0)
+            process = _start(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            return _collect(process, command, _Watchdog(command, progress), on_errors, look)
+        finally:
+            stop(process)
+            for stream in (process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
 
 
 def _collect(
@@ -259,7 +285,7 @@ def stream_output(command: Invocation, progress: Progress, *, input: BinaryIO | 
     Raises:
         ToolError: the program is missing.
     """
-    with tempfile.TemporaryFile() as errors:
+    with _exit_on_signals(), tempfile.TemporaryFile() as errors:
         process = _start(
             command, stdin=subprocess.PIPE if input is None else input, stdout=subprocess.PIPE, stderr=errors
         )

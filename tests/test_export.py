@@ -6,6 +6,9 @@ import hashlib
 import json
 import os
 import shutil
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +18,8 @@ from doit_fetch import Project
 from tasks_lib.errors import FetchError, OfflineError, SettingError, TreeError
 from tasks_lib.export import LAYOUTS, export
 from tasks_lib.progress import Silent
-from tests.origin import Origin, reply
-from tests.project import DODO, LIBRARY, definition, doit, written
+from tests.origin import Origin, reply, throttled
+from tests.project import CLEAN, DODO, DOIT, LIBRARY, PYTHONPATH, definition, doit, written
 from tests.test_program import program
 
 PLAIN = b"a plain file\n"
@@ -323,3 +326,22 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("FETCH_RETRIES", "0")
     monkeypatch.setenv("FETCH_DURABILITY", "fast")
     yield
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["export", "cas", "out"], ["store", "pull"]])
+def test_an_interruption_stops_the_downloads(words: list[str], tmp_path: Path, origin: Origin) -> None:
+    """Ctrl-C ends a command that downloads several files at a time, although the server is slow."""
+    contents = {name: name.encode() * 100_000 for name in ("a", "b", "c")}
+    for name, content in contents.items():
+        digest = hashlib.sha256(content).hexdigest()
+        origin.answers |= dict.fromkeys((f"/{name}", f"/cas/{digest}"), throttled(content, 1000))
+    here = project(tmp_path, *(definition(name, f"{origin.url}/{name}", one) for name, one in contents.items()))
+    environ = {**CLEAN, "PYTHONPATH": PYTHONPATH, "FETCH_STORE": origin.url if "pull" in words else ""}
+    (here / "dodo.py").write_text(DODO)
+    with subprocess.Popen([*DOIT, *words], cwd=here, env=environ) as process:
+        while sum(path.endswith(("/a", "/b", "/c")) or "/cas/" in path for path in origin.paths()) < 3:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130

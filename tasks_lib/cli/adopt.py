@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -27,8 +26,10 @@ from tasks_lib.engine.base_command import (
     yield_to_task,
 )
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, escape_lines, escape_text
+from tasks_lib.parallel import open_pool
 from tasks_lib.pins.add import AddRequest, add
 from tasks_lib.pins.workspace import Workspace
+from tasks_lib.progress import Silent
 from tasks_lib.session import Session, current_session
 from tasks_lib.ui.events import stderr_progress
 
@@ -154,7 +155,7 @@ def _find_dead(downloads: Sequence[_CheckedDownload]) -> set[str]:
         return status >= 400 and status not in _UNKNOWN
 
     urls = sorted({one.found.url for one in downloads if one.found.is_complete and one.found.revision is None})
-    with ThreadPoolExecutor(session.settings.jobs) as threads:
+    with open_pool(session.settings.jobs, Silent()) as threads:
         return {url for url, dead in zip(urls, threads.map(is_dead, urls), strict=True) if dead}
 
 

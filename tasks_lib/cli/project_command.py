@@ -24,7 +24,6 @@ from tasks_lib.engine.base_command import (
     usage_error,
     yield_to_task,
 )
-from tasks_lib.engine.signals import exit_on_signals
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, UnknownNameError, escape_lines, escape_text
 from tasks_lib.progress import LineProgress
 from tasks_lib.session import Session
@@ -52,8 +51,7 @@ class ProjectCommand(BaseCommand, abc.ABC):
         """
         session = self.start(params)
         try:
-            with exit_on_signals():
-                return self.work(session, params, args)
+            return self.work(session, params, args)
         except DefinitionError as error:
             sys.stderr.write(f"ERROR: {escape_lines(str(error))}\n")
             return self.unusable

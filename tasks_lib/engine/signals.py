@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from tasks_lib.fs.system_calls import child_processes
 from tasks_lib.ui.events import BUS
@@ -52,28 +52,6 @@ class Interruption:
     def status(self) -> int:
         """Exit status of a process that a signal ended. Source: POSIX shell, section 2.8.2."""
         return 128 + self.signal
-
-
-@contextlib.contextmanager
-def exit_on_signals() -> Iterator[None]:
-    """Turn signals that would end the process at once into SystemExit, so that its programs end with it.
-
-    Ctrl-C is a KeyboardInterrupt already.
-    """
-    before: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        for one in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(one) is signal.SIG_DFL:
-                before[one] = signal.signal(one, _raise_exit)
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
-
-
-def _raise_exit(number: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 def stop_children() -> None:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -23,6 +22,7 @@ from tasks_lib.export.directory import RECORDS, read_record
 from tasks_lib.export.layouts import LAYOUTS, ExportedDownload, ExportedProgram
 from tasks_lib.host import find_isolation
 from tasks_lib.network import redacted
+from tasks_lib.parallel import open_pool
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.project import Project
 from tasks_lib.steps.definition_types import load_steps
@@ -136,6 +136,21 @@ def _paths_of(one: ExportedDownload) -> Iterator[str]:
                 yield quote(os.fsencode(path))
 
 
+class _Unreported(Silent):
+    """Reports nothing, and stops when another progress does."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def check(self) -> None:
+        """Raise when the other progress does.
+
+        Raises:
+            CancelledError: the run was asked to stop.
+        """
+        self._progress.check()
+
+
 def _feed(project: Project, cache: Path, places: _Places | None, progress: Progress) -> list[str]:
     """Put into a new cache all blobs that a source has; return the names of the downloads that it lacks.
 
@@ -154,7 +169,7 @@ def _feed(project: Project, cache: Path, places: _Places | None, progress: Progr
         urls = places(name, one)
         request = Request(name=name, integrity=one.integrity, urls=urls, home=urls[0], by_digest=frozenset(urls))
         try:
-            context.sources.obtain(request, Silent())
+            context.sources.obtain(request, _Unreported(progress))
         except FetchError:
             return True
         return False
@@ -162,7 +177,7 @@ def _feed(project: Project, cache: Path, places: _Places | None, progress: Progr
     fetches = [
         (one.name, file) for one in project.select(()) for file in load_steps(project.context, one).list_downloads()
     ]
-    with ThreadPoolExecutor(settings.jobs) as threads:
+    with open_pool(settings.jobs, progress) as threads:
         lacking = list(threads.map(lambda pair: lacks(*pair), fetches))
     shutil.rmtree(cache / "v1/results", ignore_errors=True)  # where the blobs came from proves nothing
     return [name for (name, _), is_lacking in zip(fetches, lacking, strict=True) if is_lacking]

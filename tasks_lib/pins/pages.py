@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Final, NamedTuple, TypeVar
 
 from tasks_lib.context import Context
 from tasks_lib.errors import FetchError, HttpStatusError, OfflineError, TransportError
 from tasks_lib.network import redacted
-from tasks_lib.progress import LineProgress, Progress
+from tasks_lib.parallel import open_pool
+from tasks_lib.progress import Progress
 from tasks_lib.retry import Retry
 from tasks_lib.transport import Response
 from tasks_lib.transport.urls import safe_origin
@@ -156,12 +156,6 @@ def map_concurrently(act: Callable[[Item], Result], items: Sequence[Item], progr
     """
     if len(items) < 2:
         return [act(item) for item in items]
-    with ThreadPoolExecutor(min(_CONCURRENT, len(items))) as pool:
+    with open_pool(min(_CONCURRENT, len(items)), progress) as pool:
         futures = [pool.submit(act, item) for item in items]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:  # an interruption too: the threads would work on until their deadlines
-            pool.shutdown(wait=False, cancel_futures=True)
-            if isinstance(progress, LineProgress):
-                progress.cancel()
-            raise
+        return [future.result() for future in futures]

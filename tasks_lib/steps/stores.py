@@ -7,7 +7,6 @@ import io
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from typing import Final, Literal, NamedTuple
 
@@ -16,6 +15,7 @@ from tasks_lib.cache import Result
 from tasks_lib.context import Context
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import SettingError, StoreError, TransportError
+from tasks_lib.parallel import open_pool
 from tasks_lib.platforms import ANY_PLATFORM
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import adopt_shared_result
@@ -109,7 +109,7 @@ def push(
         urls = published_origins(result.origins) if item.integrity is not None else ()
         return writer.write(make_record(item.key, result.integrity, item.platform, urls), dry_run=dry_run)
 
-    with ThreadPoolExecutor(_JOBS) as pool:
+    with open_pool(_JOBS, progress) as pool:
         outcomes = Counter(pool.map(write, made))
     absent = sum(result is None for _, result in found)
     unchanged = len(found) - absent - outcomes["written"] - outcomes["failed"]
@@ -127,7 +127,7 @@ def pull(context: Context, items: Sequence[SharedItem], progress: Progress) -> t
         CacheUnavailableError, CancelledError, SettingError: as `adopt_shared_result`.
     """
     missing = [item for item in items if _find(context, item) is None]
-    with ThreadPoolExecutor(_JOBS) as pool:
+    with open_pool(_JOBS, progress) as pool:
         found = list(pool.map(lambda item: _pull(context, item, progress), missing))
     return sum(found), len(found) - sum(found)
 
