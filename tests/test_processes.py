@@ -22,9 +22,12 @@ MARK = f"A_COMMAND_OF_{os.getpid()}"
 
 @contextmanager
 def sleeping(**environ: str) -> Iterator[int]:
-    """Yield the id of a process in a session of its own that sleeps."""
-    with subprocess.Popen(["sleep", "60"], env={**CLEAN, **environ}, start_new_session=True) as process:
+    """Yield the id of a process in a session of its own that waits; the system shows its environment once it runs."""
+    words, pipe = ["sh", "-c", "echo runs; read _"], subprocess.PIPE
+    environment = {**CLEAN, **environ}
+    with subprocess.Popen(words, env=environment, stdin=pipe, stdout=pipe, start_new_session=True) as process:
         try:
+            assert process.stdout is not None and process.stdout.readline() == b"runs\n"
             yield process.pid
         finally:
             process.kill()
