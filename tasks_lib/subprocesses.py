@@ -285,7 +285,7 @@ def stream_output(command: Invocation, progress: Progress, *, input: BinaryIO | 
     Raises:
         ToolError: the program is missing.
     """
-    with _exit_on_signals(), tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile() as errors:
         process = _start(
             command, stdin=subprocess.PIPE if input is None else input, stdout=subprocess.PIPE, stderr=errors
         )
