@@ -80,6 +80,30 @@ class Silent:
         """Return; the work never stops."""
 
 
+class Stoppable:
+    """A progress that passes reports on to another one; work with it also stops after `stop`."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._is_stopped = False
+        self.phase, self.advance = progress.phase, progress.advance
+        self.warn, self.failed_source = progress.warn, progress.failed_source
+
+    def check(self) -> None:
+        """Raise when `stop` was called, or as the other progress.
+
+        Raises:
+            CancelledError: the work was asked to stop.
+        """
+        if self._is_stopped:
+            raise CancelledError("interrupted")
+        self._progress.check()
+
+    def stop(self) -> None:
+        """Stop every thread at its next `check`."""
+        self._is_stopped = True
+
+
 def do_nothing() -> None:
     """Do nothing: a `check` that never stops the work."""
 

@@ -21,7 +21,7 @@ from tasks_lib.host import digest_variables
 from tasks_lib.incremental.fingerprints import are_unchanged
 from tasks_lib.incremental.path_notes import find_project
 from tasks_lib.parallel import open_pool
-from tasks_lib.progress import Progress, Silent
+from tasks_lib.progress import Progress, Silent, Stoppable
 from tasks_lib.session import Session
 from tasks_lib.settings import Settings, load_project
 from tasks_lib.steps import Artifact, Delivery, Plan
@@ -257,8 +257,9 @@ class Project:
             raise OfflineError(
                 f"offline, and not in the cache: {', '.join(one.name for one in needed)}", hint="run once with network"
             )
-        with open_pool(self.context.settings.jobs, self._progress) as threads:
-            jobs = [threads.submit(self._obtain_download, one) for one in missing]
+        progress = Stoppable(self._progress)
+        with open_pool(self.context.settings.jobs, progress) as threads:
+            jobs = [threads.submit(self._obtain_download, one, progress) for one in missing]
         for job in jobs:
             job.result()
 
@@ -272,9 +273,9 @@ class Project:
     def _needs_network(self, definition: Fetch) -> bool:
         return steps.needs_network(self.context, definition, self._plan.fetched(definition))
 
-    def _obtain_download(self, definition: Fetch) -> None:
+    def _obtain_download(self, definition: Fetch, progress: Progress) -> None:
         with self._held(definition):
-            steps.fetch(self.context, definition, self._plan.fetched(definition), self._progress)
+            steps.fetch(self.context, definition, self._plan.fetched(definition), progress)
 
     def is_archive(self, definition: Fetch) -> bool:
         """Return whether a definition is one of an archive that `tree` extracts."""

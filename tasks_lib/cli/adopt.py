@@ -29,7 +29,7 @@ from tasks_lib.errors import DefinitionError, FetchError, SettingError, escape_l
 from tasks_lib.parallel import open_pool
 from tasks_lib.pins.add import AddRequest, add
 from tasks_lib.pins.workspace import Workspace
-from tasks_lib.progress import Silent
+from tasks_lib.progress import Silent, Stoppable
 from tasks_lib.session import Session, current_session
 from tasks_lib.ui.events import stderr_progress
 
@@ -147,15 +147,17 @@ def _find_dead(downloads: Sequence[_CheckedDownload]) -> set[str]:
     session = _session()
     transport = Context(session.settings, session.environ, mirrors="none").transport
 
+    progress = Stoppable(Silent())
+
     def is_dead(url: str) -> bool:
         try:
-            status = transport.head(url, headers={}).status
+            status = transport.head(url, headers={}, check=progress.check).status
         except FetchError:
             return True
         return status >= 400 and status not in _UNKNOWN
 
     urls = sorted({one.found.url for one in downloads if one.found.is_complete and one.found.revision is None})
-    with open_pool(session.settings.jobs, Silent()) as threads:
+    with open_pool(session.settings.jobs, progress) as threads:
         return {url for url, dead in zip(urls, threads.map(is_dead, urls), strict=True) if dead}
 
 

@@ -133,10 +133,12 @@ class DaskRunner(Runner):
     def _explain_wait(self, task: str) -> None:
         """Say that there is no worker, once until one comes."""
         threads = self._count_threads()
-        if threads == 0 and not self._is_waiting:
+        if threads is None:
+            return
+        if not threads and not self._is_waiting:
             message = f"waiting for a worker of {escape_text(self._address)}: start one with `dask worker`"
             BUS.say(task, "warn", {"message": message})
-        self._is_waiting = threads == 0 if threads is not None else self._is_waiting
+        self._is_waiting = not threads
 
     def _submit(
         self, part: tuple[list[str], bytes] | None, tasks: Mapping[str, Any], futures: dict[Any, list[str]]

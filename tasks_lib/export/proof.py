@@ -23,7 +23,7 @@ from tasks_lib.export.layouts import LAYOUTS, ExportedDownload, ExportedProgram
 from tasks_lib.host import find_isolation
 from tasks_lib.network import redacted
 from tasks_lib.parallel import open_pool
-from tasks_lib.progress import Progress, Silent
+from tasks_lib.progress import Progress, Silent, Stoppable
 from tasks_lib.project import Project
 from tasks_lib.steps.definition_types import load_steps
 from tasks_lib.transport.urls import safe_origin
@@ -162,14 +162,16 @@ def _feed(project: Project, cache: Path, places: _Places | None, progress: Progr
     context = Context(new, project.context.environ, mirrors="none")
     cache.mkdir(mode=0o700)
 
+    stoppable = Stoppable(progress)
+
     def lacks(name: str, one: StaticUrl) -> bool:
-        progress.check()
+        stoppable.check()
         if places is None:
-            return not context.sources.obtain_from_stores(name, one.integrity, progress)
+            return not context.sources.obtain_from_stores(name, one.integrity, stoppable)
         urls = places(name, one)
         request = Request(name=name, integrity=one.integrity, urls=urls, home=urls[0], by_digest=frozenset(urls))
         try:
-            context.sources.obtain(request, _Unreported(progress))
+            context.sources.obtain(request, _Unreported(stoppable))
         except FetchError:
             return True
         return False
@@ -177,7 +179,7 @@ def _feed(project: Project, cache: Path, places: _Places | None, progress: Progr
     fetches = [
         (one.name, file) for one in project.select(()) for file in load_steps(project.context, one).list_downloads()
     ]
-    with open_pool(settings.jobs, progress) as threads:
+    with open_pool(settings.jobs, stoppable) as threads:
         lacking = list(threads.map(lambda pair: lacks(*pair), fetches))
     shutil.rmtree(cache / "v1/results", ignore_errors=True)  # where the blobs came from proves nothing
     return [name for (name, _), is_lacking in zip(fetches, lacking, strict=True) if is_lacking]

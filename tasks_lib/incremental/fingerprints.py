@@ -97,4 +97,4 @@ def are_unchanged(source_fingerprints: Mapping[str, Fingerprint], roots: Iterabl
     """Whether no source of the definitions has changed; `roots` are the places that may hold definitions."""
     if any(str(root) not in source_fingerprints for root in roots):
         return False
-    return all(mark.is_at(path) for path, mark in source_fingerprints.items())
+    return all(fingerprint.is_at(path) for path, fingerprint in source_fingerprints.items())

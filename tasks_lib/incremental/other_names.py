@@ -23,7 +23,10 @@ _FIRST_TIME_NS: Final = 1 << 55
 
 
 def list_verified_names(before: Snapshot) -> dict[str, tuple[str, int, int]]:
-    """Return each second name with the first name, and the fingerprints of the file and of its directory."""
+    """Return what `find_names` found: each name with the first name of the file, and both fingerprints.
+
+    The first name is "" for a directory. The fingerprints are of the file, and of the directory that has the name.
+    """
     owners: dict[int, str] = {}
     paths, start = before.paths, len(before.fingerprints) - sum(count for _, count in before.directories.values())
     for name, fingerprint in zip(paths[:start], before.fingerprints, strict=False):
@@ -43,38 +46,29 @@ def find_names(fingerprints: Mapping[str, int], known: Mapping[str, tuple[str, i
     owners: dict[int, str] = {}
     directories: dict[str, int] = {}
     for name, fingerprint in fingerprints.items():
-        owner = owners.setdefault(fingerprint, name)
-        is_directory = fingerprint < _FIRST_TIME_NS and owner == name
-        if fingerprint in (0, RACY) or (owner == name and not is_directory):
+        first = owners.setdefault(fingerprint, name)
+        if fingerprint in (0, RACY) or (first == name and fingerprint >= _FIRST_TIME_NS):
             continue
+        if first == name:
+            first = ""  # a directory has no other name
         directory = posixpath.dirname(name)
         if directory not in directories:
             directories[directory] = read_directory_fingerprint(directory)
         end = directories[directory]
-        first = "" if is_directory else owner
-        if known.get(name) == (first, fingerprint, end) or (
-            _is_directory(name, fingerprint) if is_directory else _is_one_file(owner, name, fingerprint)
-        ):
+        if known.get(name) == (first, fingerprint, end) or _is_found(name, first, fingerprint):
             found[name] = end
     return found
 
 
-def _is_directory(name: str, fingerprint: int) -> bool:
-    """Return whether the name refers to a directory with that inode."""
+def _is_found(name: str, first: str, fingerprint: int) -> bool:
+    """Return whether a name is that of the file `first`, or of a directory if that is "", with this fingerprint."""
     try:
         status = os.lstat(name)
+        if not first:
+            return stat.S_ISDIR(status.st_mode) and status.st_ino == fingerprint
+        return os.path.samestat(os.lstat(first), status) and compact_fingerprint(status) == fingerprint
     except OSError:
         return False
-    return stat.S_ISDIR(status.st_mode) and status.st_ino == fingerprint
-
-
-def _is_one_file(one: str, two: str, fingerprint: int) -> bool:
-    """Return whether both names refer to one file, and it has that fingerprint."""
-    try:
-        first, second = os.lstat(one), os.lstat(two)
-    except OSError:
-        return False
-    return os.path.samestat(first, second) and compact_fingerprint(second) == fingerprint
 
 
 def find_links(names: Iterable[str], fingerprints: Mapping[str, int], before: Snapshot | None) -> dict[str, str]:

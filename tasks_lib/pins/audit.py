@@ -33,7 +33,7 @@ from tasks_lib.pins.outdated import Newest, look_up
 from tasks_lib.pins.pages import Pages, Probe, map_concurrently
 from tasks_lib.pins.questions import Question
 from tasks_lib.pins.siblings import look_for_siblings
-from tasks_lib.progress import Progress
+from tasks_lib.progress import Progress, Stoppable
 from tasks_lib.signature import MAX_KEYS_BYTES, MAX_SIGNATURE_BYTES
 from tasks_lib.signature.status import WARN_DAYS
 from tasks_lib.steps.checks import find_pinned
@@ -101,7 +101,8 @@ def audit(context: Context, fetches: Sequence[Fetch], osv: str, progress: Progre
     """
     verdicts = find_advisories(context, fetches, osv, progress) if osv else {}
     newest = {one.name: one for one in look_up(context, fetches, progress)}
-    checks = _Checks(context, progress)
+    stoppable = Stoppable(progress)
+    checks = _Checks(context, stoppable)
 
     def report(fetch: Fetch) -> AuditReport:
         outcomes = list(
@@ -114,7 +115,7 @@ def audit(context: Context, fetches: Sequence[Fetch], osv: str, progress: Progre
             fetch.name, fetch.file, fetch.line, findings, tuple(one for one in outcomes if isinstance(one, str))
         )
 
-    return map_concurrently(report, fetches, progress)
+    return map_concurrently(report, fetches, stoppable)
 
 
 def _check_versions(newest: Newest) -> Iterator[AuditOutcome]:

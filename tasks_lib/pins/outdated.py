@@ -27,7 +27,7 @@ from tasks_lib.pins.versions import (
     version_at,
     version_key,
 )
-from tasks_lib.progress import Progress
+from tasks_lib.progress import Progress, Stoppable
 from tasks_lib.vcs.urls import display_url
 
 #: Endings of archives, of which a project may choose another one for a new version.
@@ -73,12 +73,13 @@ def look_up(context: Context, fetches: Iterable[Fetch], progress: Progress) -> l
     """
     inquiries = [inquire(fetch, context.settings.github_api) for fetch in fetches]
     questions = list(dict.fromkeys(one.question for one in inquiries if one.question is not None))
-    answers = _ask(Upstream(context, Pages(context, progress), progress), questions, progress)
+    stoppable = Stoppable(progress)
+    answers = _ask(Upstream(context, Pages(context, stoppable), stoppable), questions, stoppable)
     return [_judge(one, answers) for one in inquiries]
 
 
 def _ask(
-    upstream: Upstream, questions: list[Question], progress: Progress
+    upstream: Upstream, questions: list[Question], progress: Stoppable
 ) -> Mapping[Question, UpstreamAnswer | FetchError]:
     def ask(question: Question) -> UpstreamAnswer | FetchError:
         try:

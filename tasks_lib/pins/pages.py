@@ -11,7 +11,7 @@ from tasks_lib.context import Context
 from tasks_lib.errors import FetchError, HttpStatusError, OfflineError, TransportError
 from tasks_lib.network import redacted
 from tasks_lib.parallel import open_pool
-from tasks_lib.progress import Progress
+from tasks_lib.progress import Progress, Stoppable
 from tasks_lib.retry import Retry
 from tasks_lib.transport import Response
 from tasks_lib.transport.urls import safe_origin
@@ -148,7 +148,7 @@ def describe_failure(error: FetchError) -> str:
     return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
-def map_concurrently(act: Callable[[Item], Result], items: Sequence[Item], progress: Progress) -> list[Result]:
+def map_concurrently(act: Callable[[Item], Result], items: Sequence[Item], progress: Stoppable) -> list[Result]:
     """Return what `act` returns for each item, in their order.
 
     Raises:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from urllib.parse import urlsplit
 
 import msgspec
@@ -18,7 +18,8 @@ from tasks_lib.download import Request
 from tasks_lib.errors import AllSourcesFailedError
 from tasks_lib.gil import serialized
 from tasks_lib.network import redacted
-from tasks_lib.progress import FailedSource, Progress
+from tasks_lib.parallel import open_pool
+from tasks_lib.progress import FailedSource, Progress, Stoppable
 from tasks_lib.steps.static_url import SMALL, build_request
 
 
@@ -88,15 +89,13 @@ def obtaining(
         return
     total = sum(one.integrity.size for one in lacking)
     progress.phase("connect", url=redacted(lacking[0].home), total=total)
-    shared = _MemberProgress(progress, total)
-    pool = ThreadPoolExecutor(min(len(lacking), context.settings.jobs), thread_name_prefix="member")
-    try:
+    stoppable = Stoppable(progress)
+    shared = _MemberProgress(stoppable, total)
+    with open_pool(min(len(lacking), context.settings.jobs), stoppable, "member") as pool:
         tasks = {one.integrity: pool.submit(_obtain, context, fetch, one, shared) for one in lacking}
         with contextlib.suppress(AllSourcesFailedError):  # the block met one of the failures
             yield lambda integrity: tasks[integrity].result() if integrity in tasks else None
         failures = _await(list(tasks.values()))
-    finally:
-        pool.shutdown(cancel_futures=True)
     if failures:
         first, more = failures[0], len(failures) - 1
         first.hint = hint or first.hint

@@ -1,6 +1,6 @@
 """The plan of a run: keys, files and directories of each definition, computed from text alone.
 
-I/O shows only whether a relative link leads from one directory to another.
+The only I/O finds out whether a relative link leads from one directory to another.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Plan:
         self._build = context.settings.build
         self._links = self._build / _LINKS
         # relative: a project may be moved together with its cache; each link is one directory below
-        self._to_artifacts = os.path.join(os.pardir, _find_way(self._links, self._artifacts))  # noqa: PTH118
+        self._to_artifacts = os.path.join(os.pardir, _relate(self._links, self._artifacts))  # noqa: PTH118
         self._last: tuple[Fetch, Artifact] | None = None  # the graph requests each fetch three times
         self.preparation = lru_cache(maxsize=None)(self._preparation)
         self.image = lru_cache(maxsize=None)(self._image)
@@ -262,11 +262,11 @@ class Plan:
         )
 
 
-def _find_way(start: Path, target: Path) -> str:
+def _relate(start: Path, target: Path) -> str:
     """Return the relative path from one directory to another, an absolute one if `start` is behind a symlink."""
-    way = os.path.relpath(target, start)
-    found = os.path.realpath(os.path.join(os.path.realpath(start), way))  # noqa: PTH118  # texts
-    return way if found == os.path.realpath(target) else os.path.abspath(target)  # noqa: PTH100  # text
+    path = os.path.relpath(target, start)
+    found = os.path.realpath(os.path.join(os.path.realpath(start), path))  # noqa: PTH118  # texts
+    return path if found == os.path.realpath(target) else os.path.abspath(target)  # noqa: PTH100  # text
 
 
 def _machine_of(architecture: str) -> str:

@@ -17,7 +17,7 @@ from tasks_lib.digest import Integrity
 from tasks_lib.errors import SettingError, StoreError, TransportError
 from tasks_lib.parallel import open_pool
 from tasks_lib.platforms import ANY_PLATFORM
-from tasks_lib.progress import Progress
+from tasks_lib.progress import Progress, Stoppable
 from tasks_lib.steps.artifacts import adopt_shared_result
 from tasks_lib.steps.definition_types import load_steps
 from tasks_lib.steps.plan import Plan
@@ -103,13 +103,15 @@ def push(
     found = [(item, _find(context, item)) for item in items]
     made = [(item, result) for item, result in found if result is not None and not _is_adopted(item, result)]
 
+    stoppable = Stoppable(progress)
+
     def write(pair: tuple[SharedItem, Result]) -> Outcome:
-        progress.check()
+        stoppable.check()
         item, result = pair
         urls = published_origins(result.origins) if item.integrity is not None else ()
         return writer.write(make_record(item.key, result.integrity, item.platform, urls), dry_run=dry_run)
 
-    with open_pool(_JOBS, progress) as pool:
+    with open_pool(_JOBS, stoppable) as pool:
         outcomes = Counter(pool.map(write, made))
     absent = sum(result is None for _, result in found)
     unchanged = len(found) - absent - outcomes["written"] - outcomes["failed"]
@@ -127,8 +129,9 @@ def pull(context: Context, items: Sequence[SharedItem], progress: Progress) -> t
         CacheUnavailableError, CancelledError, SettingError: as `adopt_shared_result`.
     """
     missing = [item for item in items if _find(context, item) is None]
-    with open_pool(_JOBS, progress) as pool:
-        found = list(pool.map(lambda item: _pull(context, item, progress), missing))
+    stoppable = Stoppable(progress)
+    with open_pool(_JOBS, stoppable) as pool:
+        found = list(pool.map(lambda item: _pull(context, item, stoppable), missing))
     return sum(found), len(found) - sum(found)
 
 

@@ -67,9 +67,9 @@ class LinesRenderer(Renderer):
         name, facts = escape_text(event.task), event.facts
         if event.name == "start":
             self._say(f".  {name}", "")
-        elif event.name == "warn" and (
-            "role" not in facts or self._verbosity == "quiet"
-        ):  # else the last line names it
+        elif event.name == "warn":
+            if "role" in facts and self._verbosity == "all":
+                return  # the last line of the task names the failed source
             self._say(f"{name}: {escape_text(str(facts['message']))}", "warn")
         elif event.name == "skip":
             self._say(f"{name}: skipped: {escape_text(str(facts['reason']))}", "warn")
